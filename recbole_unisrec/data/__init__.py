@@ -1,0 +1,1 @@
+"""Sequences, text features, batches. Only `dataset` knows RecBole; the rest is plain numpy and torch."""

@@ -1,0 +1,140 @@
+"""The text features that `dataset_tools.features` writes: raw rows by item index, with a JSON description beside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recbole_unisrec.errors import UserError
+
+DTYPES = {"float32": np.float32, "float16": np.float16}
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Text features by internal item id.
+
+    Attributes
+    ----------
+    weight
+        float32 [n_items, d_plm]; row 0, the padding item, is zero.
+    encoder
+        Who made them (encoder, pooling, ...), as recorded beside the file; empty if nothing was recorded.
+    """
+
+    weight: Tensor
+    encoder: str
+
+    @property
+    def width(self) -> int:
+        """d_plm."""
+        return self.weight.shape[1]
+
+
+def describe_encoder(meta: dict[str, object]) -> str:
+    """One line that is equal exactly where features are comparable."""
+    if "encoder" not in meta:
+        return ""
+    prompt = f", prompt {meta['prompt']!r}" if meta.get("prompt") else ""
+    return f"{meta['encoder']} {meta.get('pooling', 'CLS')}, max_length {meta.get('max_length', 512)}{prompt}"
+
+
+def read_meta(path: Path) -> dict[str, object]:
+    """The JSON description beside a feature file, or {} where there is none (the authors' files)."""
+    beside = path.with_name(path.name + ".json")
+    if not beside.is_file():
+        return {}
+    try:
+        meta = json.loads(beside.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{beside} is not valid JSON ({error}); make the features again") from error
+    if not isinstance(meta, dict):
+        raise UserError(f"{beside} does not hold a JSON object; make the features again")
+    return meta
+
+
+def encode_hint(folder: Path) -> str:
+    """The command that makes a feature file."""
+    return f"make it with `python -m dataset_tools.features {folder} --encoder minilm` or add --encode to the command"
+
+
+def open_features(path: Path, n_rows: int, width: int | None = None) -> tuple[np.ndarray, str]:
+    """Memory-map a feature file.
+
+    Parameters
+    ----------
+    path
+        ``NAME.feat1CLS`` or alike: rows by item index, no header.
+    n_rows
+        Number of items that the dataset has; the file must have just as many rows.
+    width
+        Expected d_plm; None takes what the file says.
+
+    Returns
+    -------
+    tuple
+        float32 or float16 array [n_rows, d_plm], read-only, and the encoder's description.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, or its size does not fit `n_rows` and `width`.
+    """
+    if not path.is_file():
+        raise UserError(f"no text features: {path} does not exist; {encode_hint(path.parent)}")
+    meta = read_meta(path)
+    dtype = DTYPES.get(str(meta.get("dtype", "float32")))
+    if dtype is None:
+        raise UserError(f"{path}.json names the unknown dtype {meta.get('dtype')!r}; use float32 or float16")
+    n_values, rest = divmod(path.stat().st_size, np.dtype(dtype).itemsize)
+    found = int(str(meta["width"])) if "width" in meta else width or (n_values // n_rows if n_rows else 0)
+    if width is not None and found != width:
+        raise UserError(f"{path} has vectors of width {found}, but plm_size is {width}; drop plm_size or encode again")
+    if rest or found == 0 or n_values != n_rows * found:
+        rows = n_values / found if found else 0
+        raise UserError(
+            f"{path} holds {n_values} values, that is {rows:g} rows of width {found}, but the dataset has {n_rows} "
+            f"items; {encode_hint(path.parent)}"
+        )
+    return np.memmap(path, dtype=dtype, mode="r", shape=(n_rows, found)), describe_encoder(meta)
+
+
+def load_features(
+    path: Path, tokens: Sequence[str], row_of: dict[str, int] | None, n_rows: int, width: int | None = None
+) -> FeatureTable:
+    """Load the features of a dataset's items in the order of their internal ids.
+
+    Parameters
+    ----------
+    path, n_rows, width
+        As in `open_features`.
+    tokens
+        Item tokens by internal id; the first is padding.
+    row_of
+        Row of each token; None if a token is its own row number (the authors' layout).
+
+    Raises
+    ------
+    UserError
+        If an item has no row, or as in `open_features`.
+    """
+    source, encoder = open_features(path, n_rows, width)
+    rows = np.empty(len(tokens) - 1, dtype=np.int64)
+    for i, token in enumerate(tokens[1:]):
+        row = row_of.get(token, -1) if row_of is not None else int(token) if token.isdecimal() else -1
+        if not 0 <= row < n_rows:
+            where = "NAME.item2index" if row_of is not None else f"0 to {n_rows - 1}"
+            raise UserError(f"item {token!r} has no row in {path} (looked in {where}); {encode_hint(path.parent)}")
+        rows[i] = row
+    weight = torch.zeros(len(tokens), source.shape[1])
+    weight[1:] = torch.from_numpy(source[rows].astype(np.float32))
+    if not torch.isfinite(weight).all():
+        bad = tokens[int((~torch.isfinite(weight)).any(dim=1).nonzero()[0])]
+        raise UserError(f"{path} holds NaN or infinity, first for item {bad!r}; {encode_hint(path.parent)}")
+    return FeatureTable(weight, encoder)

@@ -1,0 +1,284 @@
+"""User sequences, kept once, and the views that training and evaluation take of them.
+
+All arrays are linear in the number of interactions: a (prefix, next item) pair is three integers, never a padded row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """(prefix, next item) pairs as slices of one array of items.
+
+    Attributes
+    ----------
+    items
+        int64 [n] item ids of all users, one user after the other.
+    user
+        int64 [P] user id of each pair.
+    start, target
+        int64 [P]: the prefix is ``items[start:target]``, the next item ``items[target]``.
+    """
+
+    items: Tensor
+    user: Tensor
+    start: Tensor
+    target: Tensor
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def padded(self, index: Tensor | slice, window: int) -> Tensor:
+        """Item ids of the prefixes [k, window], right-padded with 0 (RecBole's ``item_id_list``)."""
+        start, target = self.start[index], self.target[index]
+        columns = start.unsqueeze(-1) + torch.arange(window)
+        inside = columns < target.unsqueeze(-1)
+        return torch.where(inside, self.items[columns.clamp_(max=len(self.items) - 1)], 0)
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Stretches of user sequences; the encoder reads each once and predicts many next items from it.
+
+    Attributes
+    ----------
+    items
+        int64 [n] item ids of all users.
+    start, stop
+        int64 [S]: inputs are ``items[start:stop-1]``.
+    first
+        int64 [S]: the next items that count are ``items[start+first:stop]``, those before have been predicted from
+        another segment.
+    """
+
+    items: Tensor
+    start: Tensor
+    stop: Tensor
+    first: Tensor
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    @property
+    def n_pairs(self) -> Tensor:
+        """int64 [S] number of (prefix, next item) pairs of each segment."""
+        return self.stop - self.start - self.first
+
+
+@dataclass(frozen=True)
+class LeaveOneOut:
+    """The three parts of a leave-one-out split, and the training stretch of each user."""
+
+    train: Pairs
+    valid: Pairs
+    test: Pairs
+    train_user: Tensor
+    train_start: Tensor
+    train_stop: Tensor
+
+
+def leave_one_out(items: np.ndarray, offsets: np.ndarray, users: np.ndarray, window: int) -> LeaveOneOut:
+    """Split each user's sequence: last item to test, the one before to validation, the rest to training.
+
+    Short sequences follow RecBole's ``leave_one_out(leave_one_mode="valid_and_test")``, which splits the pairs and
+    always leaves one to training: of two items the pair trains, of three the second trains and the third tests.
+
+    Parameters
+    ----------
+    items
+        int64 [n] item ids.
+    offsets
+        int64 [U + 1]: user u has ``items[offsets[u]:offsets[u+1]]``, in order of time.
+    users
+        int64 [U] user ids.
+    window
+        Longest history L that the model reads.
+    """
+    items_t = torch.from_numpy(np.ascontiguousarray(items, dtype=np.int64))
+    length = np.diff(offsets)
+    n_pairs = np.maximum(length - 1, 0)
+    held_out = np.minimum(2, np.maximum(n_pairs - 1, 0))
+    train_stop = offsets[:-1] + np.where(length > 0, n_pairs - held_out + 1, 0)
+
+    def pairs(owner: np.ndarray, target: np.ndarray) -> Pairs:
+        start = np.maximum(offsets[owner], target - window)
+        return Pairs(items_t, torch.from_numpy(users[owner]), torch.from_numpy(start), torch.from_numpy(target))
+
+    n_train = np.maximum(train_stop - offsets[:-1] - 1, 0)
+    owner = np.repeat(np.arange(len(users)), n_train)
+    step = np.arange(len(owner)) - np.repeat(np.cumsum(n_train) - n_train, n_train)
+    both, any_held = np.flatnonzero(held_out == 2), np.flatnonzero(held_out >= 1)
+    trained = np.flatnonzero(n_train > 0)
+    return LeaveOneOut(
+        train=pairs(owner, offsets[owner] + 1 + step),
+        valid=pairs(both, offsets[both + 1] - 2),
+        test=pairs(any_held, offsets[any_held + 1] - 1),
+        train_user=torch.from_numpy(users[trained]),
+        train_start=torch.from_numpy(offsets[trained]),
+        train_stop=torch.from_numpy(train_stop[trained]),
+    )
+
+
+def cut_segments(items: Tensor, start: Tensor, stop: Tensor, window: int, exact: bool = False) -> Segments:
+    """Cut training stretches into segments of at most `window` inputs that predict every next item once.
+
+    A user with at most ``window + 1`` items is one segment, and each prediction sees just what its prefix alone would.
+    Of a longer user the first `window` predictions come from one segment. The others, if `exact`, each have a segment
+    of their own with the `window` items before it (as RecBole cuts them; `window` times the arithmetic); otherwise
+    segments overlap by half, so that each prediction sees between half a window and a window of history.
+
+    Parameters
+    ----------
+    items
+        int64 [n] item ids.
+    start, stop
+        int64 [U] bounds of the users' training items.
+    window
+        Longest history L.
+    exact
+        See above.
+    """
+    stride = 1 if exact else max(1, window // 2)
+    n_more = (stop - start - 1 - window).clamp(min=0)  # predictions beyond the first window
+    n_segments = 1 + (n_more + stride - 1) // stride
+    owner = torch.repeat_interleave(torch.arange(len(start)), n_segments)
+    rank = torch.arange(len(owner)) - torch.repeat_interleave(n_segments.cumsum(0) - n_segments, n_segments)
+    seg_stop = torch.minimum(start[owner] + window + 1 + rank * stride, stop[owner])
+    seg_start = torch.maximum(start[owner], seg_stop - window - 1)
+    predicted = start[owner] + torch.where(rank == 0, 1, window + 1 + (rank - 1) * stride)
+    return Segments(items, seg_start, seg_stop, predicted - seg_start)
+
+
+def bucket_lengths(window: int) -> Tensor:
+    """Padded lengths: every length up to 8, then steps of about a quarter; int64, ascending, the last is `window`."""
+    lengths, length = [], 1
+    while length < window:
+        lengths.append(length)
+        length += max(1, length // 5)
+    return torch.tensor([*lengths, window])
+
+
+@dataclass
+class PackedBatch:
+    """A batch of index tensors for the packed encoder (see `model.encoder`).
+
+    Attributes
+    ----------
+    item, position
+        int64 [T] item ids (0 where a sequence is shorter than its bucket) and positions.
+    buckets
+        (n, L) of each bucket, in order; Σ n·L = T.
+    output
+        int64 [P] rows of [T] whose outputs predict.
+    target
+        int64 [P] item ids to predict.
+    """
+
+    item: Tensor
+    position: Tensor
+    buckets: list[tuple[int, int]]
+    output: Tensor
+    target: Tensor
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def to(self, device: torch.device | str) -> PackedBatch:
+        """Copy to a device."""
+        move = {name: getattr(self, name).to(device, non_blocking=True) for name in TENSORS}
+        return PackedBatch(buckets=self.buckets, **move)
+
+
+TENSORS = ("item", "position", "output", "target")
+
+
+def pack(segments: Segments, index: Tensor, lengths: Tensor) -> PackedBatch:
+    """Pack the chosen segments into one batch; pairs come out sorted by bucket, not in the order of `index`."""
+    return _pack(segments.items, segments.start[index], segments.stop[index] - 1, segments.first[index], lengths)[0]
+
+
+def pack_last(pairs: Pairs, index: Tensor, lengths: Tensor) -> tuple[PackedBatch, Tensor]:
+    """Pack whole prefixes of which only the last output is wanted; also gives the order that the rows came out in."""
+    start, target = pairs.start[index], pairs.target[index]
+    return _pack(pairs.items, start, target, target - start, lengths)
+
+
+def _pack(
+    items: Tensor, start: Tensor, stop: Tensor, first: Tensor, lengths: Tensor
+) -> tuple[PackedBatch, Tensor]:
+    """Inputs are items[start:stop]; output j (0-based, j >= first - 1) predicts items[start + j + 1]."""
+    bucket = torch.searchsorted(lengths, stop - start)
+    bucket, order = bucket.sort(stable=True)
+    start, stop, first = start[order], stop[order], first[order]
+    counts = torch.bincount(bucket, minlength=len(lengths))
+    batch_items, positions, outputs, targets, buckets = [], [], [], [], []
+    row = offset = 0
+    for length, n in zip(lengths.tolist(), counts.tolist(), strict=True):
+        if n == 0:
+            continue
+        rows = slice(row, row + n)
+        step = torch.arange(length)
+        column = start[rows, None] + step  # (n, L)
+        real = column < stop[rows, None]
+        batch_items.append(torch.where(real, items[column.clamp(max=len(items) - 1)], 0).flatten())
+        positions.append(step.expand(n, -1).flatten())
+        wanted = (real & (step >= first[rows, None] - 1)).flatten().nonzero().squeeze(1)
+        outputs.append(wanted + offset)
+        targets.append(items[column.flatten()[wanted] + 1])
+        buckets.append((n, length))
+        row, offset = row + n, offset + n * length
+    packed = PackedBatch(
+        torch.cat(batch_items), torch.cat(positions), buckets, torch.cat(outputs), torch.cat(targets)
+    )
+    return packed, order
+
+
+class PackedLoader:
+    """Batches of about `batch_size` (prefix, next item) pairs; whole segments, in a new order each epoch.
+
+    Parameters
+    ----------
+    segments
+        What to train on.
+    batch_size
+        Number of pairs; a batch may exceed it by less than a segment.
+    window
+        Longest history.
+    seed
+        The order of epoch e depends on (seed, e) alone.
+    shuffle
+        False keeps the order of `segments`.
+    """
+
+    def __init__(self, segments: Segments, batch_size: int, window: int, seed: int, shuffle: bool = True) -> None:
+        self.segments, self.seed, self.shuffle, self.epoch = segments, seed, shuffle, 0
+        self.lengths = bucket_lengths(window)
+        self.n_pairs = int(segments.n_pairs.sum())
+        self._n_batches = max(1, round(self.n_pairs / batch_size))
+
+    def __len__(self) -> int:
+        return self._n_batches
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next pass."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[PackedBatch]:
+        order = torch.arange(len(self.segments))
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+            order = torch.randperm(len(self.segments), generator=generator)
+        seen = self.segments.n_pairs[order].cumsum(0)
+        cuts = torch.arange(1, self._n_batches) * (self.n_pairs / self._n_batches)
+        bounds = [0, *torch.searchsorted(seen, cuts.long()).tolist(), len(order)]
+        self.epoch += 1
+        for first, last in zip(bounds[:-1], bounds[1:], strict=True):
+            if last > first:
+                yield pack(self.segments, order[first:last], self.lengths)

@@ -1,0 +1,178 @@
+"""What UniSRec and its text-based and ID-based relatives share: one table of item vectors, one causal encoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from recbole.data.interaction import Interaction
+from recbole.model.abstract_recommender import SequentialRecommender
+from torch import Tensor, nn
+
+from recbole_unisrec.data.sequences import PackedBatch
+from recbole_unisrec.errors import UserError
+from recbole_unisrec.model.encoder import Buckets, CausalTransformer
+from recbole_unisrec.model.losses import softmax_cross_entropy
+
+
+@dataclass(frozen=True)
+class EncoderSettings:
+    """Settings of the Transformer, under RecBole's names."""
+
+    n_layers: int
+    n_heads: int
+    hidden_size: int
+    inner_size: int
+    hidden_dropout_prob: float
+    attn_dropout_prob: float
+    hidden_act: str
+    layer_norm_eps: float
+    initializer_range: float
+
+    @classmethod
+    def from_config(cls, config: Any) -> EncoderSettings:
+        """Read them from a RecBole ``Config``."""
+        settings = cls(**{name: config[name] for name in cls.__dataclass_fields__})
+        if settings.hidden_size % settings.n_heads:
+            raise UserError(
+                f"hidden_size {settings.hidden_size} is not a multiple of n_heads {settings.n_heads}; change one of them"
+            )
+        return settings
+
+
+class TableRecommender(SequentialRecommender):
+    """Next-item model in which the same item vectors are inputs of the encoder and candidates of the softmax.
+
+    A subclass defines `item_table`. Everything else is here, in two ways that agree without dropout: *packed*, where
+    the table is computed once a step and one pass over a sequence predicts all of its items, and *prefix*, where each
+    row of the batch is one padded prefix (RecBole's way).
+
+    Parameters
+    ----------
+    config, dataset
+        RecBole's ``Config`` and the training part of the dataset.
+    cosine
+        Whether outputs and candidates are normalised to length one.
+    temperature
+        τ of the softmax.
+    """
+
+    def __init__(self, config: Any, dataset: Any, cosine: bool, temperature: float) -> None:
+        super().__init__(config, dataset)
+        s = EncoderSettings.from_config(config)
+        self.hidden_size, self.initializer_range = s.hidden_size, s.initializer_range
+        self.cosine, self.temperature = cosine, temperature
+        self.position_embedding = nn.Embedding(self.max_seq_length, s.hidden_size)
+        self.trm_encoder = CausalTransformer(
+            s.n_layers, s.n_heads, s.hidden_size, s.inner_size, s.hidden_dropout_prob, s.attn_dropout_prob,
+            s.hidden_act, s.layer_norm_eps,
+        )  # fmt: skip
+        self.LayerNorm = nn.LayerNorm(s.hidden_size, eps=s.layer_norm_eps)
+        self.dropout = nn.Dropout(s.hidden_dropout_prob)
+        self._cached: tuple[tuple[int, ...], Tensor] | None = None
+
+    def init_weights(self, module: nn.Module) -> None:
+        """Initialise as RecBole's SASRec does; apply it at the end of a subclass's constructor."""
+        if isinstance(module, nn.Linear | nn.Embedding):
+            module.weight.data.normal_(mean=0.0, std=self.initializer_range)
+        elif isinstance(module, nn.LayerNorm):
+            module.bias.data.zero_()
+            module.weight.data.fill_(1.0)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            module.bias.data.zero_()
+
+    # --- what a subclass defines
+
+    def item_table(self, items: Tensor | None = None) -> Tensor:
+        """Vectors of all items [n_items, d], or of int64 `items` [...] -> [..., d]."""
+        raise NotImplementedError
+
+    # --- shared
+
+    def encode(self, inputs: Tensor, position: Tensor, buckets: Buckets) -> Tensor:
+        """Encode item vectors [T, d] at int64 positions [T] -> outputs [T, d]."""
+        x = self.dropout(self.LayerNorm(inputs + self.position_embedding(position)))
+        return self.trm_encoder(x, buckets)
+
+    def scaled(self, vectors: Tensor) -> Tensor:
+        """Normalise to length one where similarity is the cosine."""
+        return F.normalize(vectors, dim=-1) if self.cosine else vectors
+
+    def forward(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
+        """Encode right-padded histories, item by item, as the paper has it.
+
+        Parameters
+        ----------
+        item_seq, item_seq_len
+            int64 [B, L] item ids, 0 is padding, and int64 [B] lengths.
+
+        Returns
+        -------
+        Tensor
+            [B, d], the output at the last item, not normalised.
+        """
+        batch, length = item_seq.shape
+        position = torch.arange(length, device=item_seq.device).repeat(batch)
+        inputs = self.item_table(item_seq).flatten(0, 1)  # (B·L, d)
+        output = self.encode(inputs, position, [(batch, length)]).view(batch, length, -1)
+        return output[torch.arange(batch, device=item_seq.device), item_seq_len - 1]
+
+    def packed_outputs(self, batch: PackedBatch, table: Tensor) -> Tensor:
+        """Outputs [P, d] that predict `batch.target`, from a table [n_items, d]; normalised if `cosine`."""
+        output = self.encode(F.embedding(batch.item, table), batch.position, batch.buckets)
+        return self.scaled(output[batch.output])
+
+    def calculate_loss(self, interaction: PackedBatch | Interaction) -> Tensor:
+        """Cross-entropy over all items (paper Eq. 11 and 12), scalar.
+
+        A `PackedBatch` is trained in one pass over its segments; RecBole's ``Interaction`` row by row.
+        """
+        table = self.item_table()  # (N, d); the padding item takes part, as in the authors' code
+        if isinstance(interaction, PackedBatch):
+            output, target = self.packed_outputs(interaction, table), interaction.target
+        else:
+            output = self.scaled(self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]))
+            target = interaction[self.POS_ITEM_ID]
+        autocast = torch.is_autocast_enabled(output.device.type)
+        dtype = torch.get_autocast_dtype(output.device.type) if autocast else output.dtype
+        return softmax_cross_entropy(output, self.scaled(table), target, 1 / self.temperature, dtype)
+
+    @torch.no_grad()
+    def eval_table(self) -> Tensor:
+        """`item_table` outside training, computed once for each state of the weights."""
+        state = tuple(t._version for t in (*self.parameters(), *self.buffers()))
+        if self._cached is None or self._cached[0] != state or self._cached[1].device != self.LayerNorm.weight.device:
+            self._cached = (state, self.item_table())
+        return self._cached[1]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TableRecommender:
+        self._cached = None
+        cls = self.__class__
+        clone = cls.__new__(cls)
+        memo[id(self)] = clone
+        import copy
+
+        for name, value in self.__dict__.items():
+            clone.__dict__[name] = copy.deepcopy(value, memo)
+        return clone
+
+    def _outputs(self, interaction: Interaction, table: Tensor) -> Tensor:
+        item_seq, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        batch, width = item_seq.shape
+        position = torch.arange(width, device=item_seq.device).repeat(batch)
+        output = self.encode(F.embedding(item_seq, table).flatten(0, 1), position, [(batch, width)])
+        last = torch.arange(batch, device=item_seq.device) * width + length - 1
+        return self.scaled(output[last])
+
+    def full_sort_predict(self, interaction: Interaction) -> Tensor:
+        """Scores [B, n_items] of all items (cosine where the model uses it, without the temperature)."""
+        table = self.item_table() if self.training or torch.is_grad_enabled() else self.eval_table()
+        return self._outputs(interaction, table) @ self.scaled(table).T
+
+    def predict(self, interaction: Interaction) -> Tensor:
+        """Scores [B] of the items ``interaction[item_id]``."""
+        table = self.item_table() if self.training or torch.is_grad_enabled() else self.eval_table()
+        candidates = self.scaled(table[interaction[self.ITEM_ID]])
+        return (self._outputs(interaction, table) * candidates).sum(dim=-1)

@@ -1,0 +1,113 @@
+"""Full-softmax cross-entropy without a [pairs × items] tensor, and ranks without a sort."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LOGITS_PER_BLOCK = 4_000_000  # elements of the largest block of logits in memory (16 MB in float32)
+
+
+def _rows_per_block(n_items: int) -> int:
+    return max(1, LOGITS_PER_BLOCK // n_items)
+
+
+class _SoftmaxCrossEntropy(torch.autograd.Function):
+    """Computes the gradients block by block in forward, while the logits of the block are at hand."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, table: Tensor, target: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+        needs_grad = any(ctx.needs_input_grad[:2])
+        n_pairs, rows = len(hidden), _rows_per_block(len(table))
+        hidden_c, table_c = hidden.detach().to(dtype), table.detach().to(dtype)
+        accumulate = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        loss = torch.zeros((), dtype=accumulate, device=hidden.device)
+        grad_hidden = torch.empty_like(hidden) if needs_grad else None
+        grad_table = torch.zeros(table.shape, dtype=accumulate, device=table.device) if needs_grad else None
+        for start in range(0, n_pairs, rows):
+            block = slice(start, start + rows)
+            logits = (hidden_c[block] @ table_c.T).to(accumulate).mul_(scale)  # (rows, N)
+            column = target[block].unsqueeze(1)
+            norm = logits.logsumexp(dim=1, keepdim=True)
+            loss += (norm - logits.gather(1, column)).sum()
+            if grad_hidden is not None and grad_table is not None:
+                grad = logits.sub_(norm).exp_()  # softmax, in place
+                grad.scatter_add_(1, column, torch.full_like(norm, -1.0))
+                grad_c = grad.mul_(scale / n_pairs).to(dtype)
+                grad_hidden[block] = grad_c @ table_c
+                grad_table += grad_c.T @ hidden_c[block]
+        if grad_hidden is not None and grad_table is not None:
+            ctx.save_for_backward(grad_hidden, grad_table.to(table.dtype))
+        return loss / n_pairs
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        grad_hidden, grad_table = ctx.saved_tensors
+        return grad_outputs[0] * grad_hidden, grad_outputs[0] * grad_table, None, None, None
+
+
+def softmax_cross_entropy(
+    hidden: Tensor, table: Tensor, target: Tensor, scale: float = 1.0, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Mean cross-entropy of softmax(scale · hidden·tableᵀ), exact, in memory independent of pairs × items.
+
+    Parameters
+    ----------
+    hidden
+        [P, d] outputs, one for each (prefix, next item) pair.
+    table
+        [N, d] candidates; all of them take part in the softmax.
+    target
+        int64 [P] rows of `table`.
+    scale
+        1 / temperature.
+    dtype
+        Type of the matrix products (bfloat16 to save time); sums are in float32, or float64 for float64 input.
+
+    Returns
+    -------
+    Tensor
+        Scalar loss, equal to ``F.cross_entropy(scale * hidden @ table.T, target)``.
+    """
+    if len(hidden) == 0:
+        raise ValueError("no pair in the batch")
+    loss = _SoftmaxCrossEntropy.apply(hidden, table, target, scale, dtype or hidden.dtype)
+    assert isinstance(loss, Tensor)
+    return loss
+
+
+@torch.no_grad()
+def target_ranks(hidden: Tensor, table: Tensor, target: Tensor) -> Tensor:
+    """Rank of each target among all items, 1 is best, by counting instead of sorting.
+
+    Equal scores are ranked by item id, as a stable descending sort does. Row 0 of `table` is padding and is no
+    candidate.
+
+    Parameters
+    ----------
+    hidden, table, target
+        [B, d], [N, d] and int64 [B] as in `softmax_cross_entropy`; targets are at least 1.
+
+    Returns
+    -------
+    Tensor
+        int64 [B].
+    """
+    ranks = torch.empty(len(hidden), dtype=torch.int64, device=hidden.device)
+    rows = _rows_per_block(len(table))
+    for start in range(0, len(hidden), rows):
+        block = slice(start, start + rows)
+        scores = hidden[block] @ table.T  # (rows, N)
+        scores[:, 0] = float("-inf")
+        column = target[block].unsqueeze(1)
+        score = scores.gather(1, column)
+        better = (scores > score).sum(dim=1)
+        tied = (scores == score).sum(dim=1) > 1
+        if tied.any():
+            ids = torch.arange(len(table), device=hidden.device)
+            earlier = (scores[tied] == score[tied]) & (ids < column[tied])
+            better[tied] += earlier.sum(dim=1)
+        ranks[block] = better + 1
+    return ranks

@@ -1,0 +1,77 @@
+"""UniSRec (Hou et al., "Towards Universal Sequence Representation Learning for Recommender Systems", KDD 2022)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recbole_unisrec.errors import UserError
+from recbole_unisrec.model.adaptor import MoEAdaptor
+from recbole_unisrec.model.base import TableRecommender
+
+TRAIN_STAGES = ("pretrain", "inductive_ft", "transductive_ft")
+FEATURE_KEY = "plm_embedding.weight"  # in the authors' checkpoints; the features are the dataset's, not the model's
+
+
+class UniSRec(TableRecommender):
+    """Items are their texts: v = adaptor(text features), plus an ID embedding in the transductive form.
+
+    Parameters
+    ----------
+    config
+        Reads ``train_stage`` (inductive_ft or transductive_ft here), ``n_exps``, ``adaptor_dropout_prob``,
+        ``gate_noise``, ``whitening``, ``temperature`` and the settings of the encoder.
+    dataset
+        A dataset with ``features`` (see `data.features.FeatureTable`).
+
+    Raises
+    ------
+    UserError
+        If the train stage is unknown.
+    """
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset, cosine=True, temperature=config["temperature"])
+        self.train_stage = config["train_stage"]
+        if self.train_stage not in TRAIN_STAGES:
+            raise UserError(f"unknown train_stage {self.train_stage!r}; choose one of {', '.join(TRAIN_STAGES)}")
+        features = dataset.features.weight
+        self.register_buffer("features", features, persistent=False)
+        self.features: Tensor
+        # as in the authors' code, the expert weights keep their own initialisation
+        if self.train_stage == "transductive_ft":
+            self.item_embedding: nn.Embedding | None = nn.Embedding(self.n_items, self.hidden_size, padding_idx=0)
+        else:
+            self.item_embedding = None
+        self.apply(self.init_weights)
+        self.moe_adaptor = MoEAdaptor(
+            config["n_exps"],
+            features.shape[1],
+            self.hidden_size,
+            config["adaptor_dropout_prob"],
+            noise=config["gate_noise"] is not False,
+            whitening=config["whitening"] is not False,
+        )
+        self.register_load_state_dict_pre_hook(_drop_features)
+
+    def item_table(self, items: Tensor | None = None) -> Tensor:
+        """v_i, or v_i + e_i in the transductive form (paper Eq. 11, 12): [n_items, d] or [..., d]."""
+        vectors = self.moe_adaptor(self.features if items is None else self.features[items])
+        if self.item_embedding is not None:
+            embedding = self.item_embedding.weight if items is None else self.item_embedding(items)
+            vectors = vectors + embedding
+        return vectors
+
+
+def _drop_features(module: nn.Module, state_dict: dict[str, Tensor], *_: Any) -> None:
+    """Let the authors' checkpoints load, whatever dataset they were made on."""
+    if FEATURE_KEY in state_dict:
+        state_dict.pop(FEATURE_KEY)
+
+
+def adapted_items(model: UniSRec) -> Tensor:
+    """Adaptor output of all items before ID embeddings and normalisation, [n_items, d], without gradient."""
+    with torch.no_grad():
+        return model.moe_adaptor(model.features)

@@ -1,0 +1,170 @@
+"""RecBole's ``Trainer`` with a training step without host-device synchronisation and an evaluation without sorting."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from recbole.data.interaction import Interaction
+from recbole.trainer import Trainer
+from recbole.utils import EvaluatorType
+from torch import Tensor
+from tqdm import tqdm
+
+from dataset_tools.common import atomic_path
+from recbole_unisrec.data.sequences import Pairs, bucket_lengths, pack_last
+from recbole_unisrec.errors import UserError
+from recbole_unisrec.metrics import RANK_METRICS, rank_metrics
+from recbole_unisrec.model.base import TableRecommender
+from recbole_unisrec.model.losses import target_ranks
+
+EVAL_ROWS = 4096  # histories encoded at a time
+NAN_CHECK_EVERY = 50  # steps between looks at the loss on an accelerator, where each look is a synchronisation
+
+
+class PackedTrainer(Trainer):
+    """Trains and evaluates a `TableRecommender`; everything else is RecBole's ``Trainer``.
+
+    Raises
+    ------
+    UserError
+        If the loss becomes NaN or infinite (the best checkpoint so far is kept), or the checkpoint folder cannot be
+        written.
+    """
+
+    model: TableRecommender
+
+    def __init__(self, config: Any, model: TableRecommender) -> None:
+        check_writable(config["checkpoint_dir"])
+        super().__init__(config, model)
+        self.autocast_dtype = {"fp32": None, "bf16": torch.bfloat16}.get(config["precision"] or "fp32", False)
+        if self.autocast_dtype is False:
+            raise UserError(f"unknown precision {config['precision']!r}; choose fp32 or bf16")
+        # seconds matter when two runs start together, and names must not collide
+        stem, _ = os.path.splitext(self.saved_model_file)
+        self.saved_model_file = f"{stem}-{os.getpid()}.pth"
+
+    def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
+        params = [p for p in kwargs.pop("params", self.model.parameters()) if p.requires_grad]
+        if not params:
+            # zero-shot: nothing learns, but RecBole's Trainer wants an optimizer
+            params = [torch.nn.Parameter(torch.zeros(0))]
+        if self.learner.lower() in ("adam", "adamw") and "learner" not in kwargs:
+            kind = torch.optim.Adam if self.learner.lower() == "adam" else torch.optim.AdamW
+            # fused: one pass over all weights; the same arithmetic
+            return kind(params, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
+        return super()._build_optimizer(params=params, **kwargs)
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The context of forward passes: bfloat16 products if ``precision: bf16``."""
+        if self.autocast_dtype is None and not self.enable_amp:
+            return contextlib.nullcontext()
+        return torch.autocast(device_type=self.device.type, dtype=self.autocast_dtype or None)
+
+    def _train_epoch(
+        self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
+    ) -> float:
+        self.model.train()
+        loss_func = loss_func or self.model.calculate_loss
+        if hasattr(train_data, "set_epoch"):
+            train_data.set_epoch(epoch_idx)
+        total = torch.zeros((), device=self.device)
+        every = 1 if self.device.type == "cpu" else NAN_CHECK_EVERY
+        batches = tqdm(train_data, desc=f"epoch {epoch_idx:>3}", unit="step", leave=False, disable=not show_progress)
+        for step, batch in enumerate(batches):
+            batch = batch.to(self.device)
+            self.optimizer.zero_grad(set_to_none=True)
+            with self.autocast():
+                loss = loss_func(batch)
+            loss.backward()
+            if self.clip_grad_norm:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+            self.optimizer.step()
+            total += loss.detach()
+            if step % every == 0 and not torch.isfinite(total):
+                raise UserError(
+                    f"the loss is not finite at step {step} of epoch {epoch_idx}; lower learning_rate or set "
+                    f"clip_grad_norm (the best checkpoint so far, if any, is {self.saved_model_file})"
+                )
+        return float(total) / len(train_data)
+
+    def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+        target = kwargs.pop("saved_model_file", self.saved_model_file)
+        with atomic_path(target) as temporary:
+            super()._save_checkpoint(epoch, verbose=False, saved_model_file=str(temporary))
+        if verbose:
+            self.logger.info(f"Saving current: {target}")
+
+    @torch.no_grad()
+    def evaluate(
+        self, eval_data: Any, load_best_model: bool = True, model_file: Any = None, show_progress: bool = False
+    ) -> Any:
+        """Full ranking by counting; RecBole's own way where metrics ask for more than the rank of the next item.
+
+        Returns
+        -------
+        OrderedDict
+            ``{"hit@10": ...}`` as RecBole's, in the order of ``metrics`` and ``topk``.
+        """
+        pairs = getattr(getattr(eval_data, "_dataset", None), "pairs", None)
+        wanted = [m.lower() for m in self.config["metrics"]]
+        full = self.config["eval_type"] == EvaluatorType.RANKING and self.config["eval_args"]["mode"]["test"] == "full"
+        if pairs is None or not full or not all(m in RANK_METRICS for m in wanted):
+            return super().evaluate(eval_data, load_best_model, model_file, show_progress)
+        if load_best_model:
+            self.load_weights(model_file or self.saved_model_file)
+        if not len(pairs):
+            return OrderedDict((f"{m}@{k}", 0.0) for m in wanted for k in self.config["topk"])
+        ranks = self.ranks(pairs, show_progress)
+        result = rank_metrics(ranks, wanted, self.config["topk"])
+        places = self.config["metric_decimal_place"]
+        result = OrderedDict((name, round(value, places)) for name, value in result.items())
+        self.wandblogger.log_eval_metrics(result, head="eval")
+        return result
+
+    def load_weights(self, file: str) -> None:
+        """Load the weights of a checkpoint of this model."""
+        from recbole_unisrec.compat import safe_torch_load
+
+        self.model.load_state_dict(safe_torch_load(file, map_location=self.device)["state_dict"])
+
+    @torch.no_grad()
+    def ranks(self, pairs: Pairs, show_progress: bool = False) -> Tensor:
+        """Rank of the next item of each pair among all items.
+
+        Returns
+        -------
+        Tensor
+            int64 [P] on the CPU, 1 is best, in the order of `pairs`.
+        """
+        self.model.eval()
+        lengths = bucket_lengths(self.config["MAX_ITEM_LIST_LENGTH"])
+        ranks = torch.empty(len(pairs), dtype=torch.int64)
+        with self.autocast():
+            table = self.model.eval_table()
+        candidates = self.model.scaled(table.float())
+        blocks = torch.arange(len(pairs)).split(EVAL_ROWS)
+        for index in tqdm(blocks, desc="evaluate", unit="block", leave=False, disable=not show_progress):
+            batch, order = pack_last(pairs, index, lengths)
+            with self.autocast():
+                output = self.model.packed_outputs(batch.to(self.device), table)
+            found = target_ranks(output.float(), candidates, batch.target.to(self.device))
+            ranks[index[order]] = found.cpu()
+        return ranks
+
+
+def check_writable(folder: str) -> None:
+    """Raise `UserError` before hours of training rather than after."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the checkpoint folder {folder}: {error.strerror}; set checkpoint_dir") from error
+    with atomic_path(os.path.join(folder, ".writable")):
+        pass
+    os.unlink(os.path.join(folder, ".writable"))
+
+
+__all__ = ["Interaction", "PackedTrainer", "check_writable"]
