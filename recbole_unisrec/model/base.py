@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,9 +140,18 @@ class TableRecommender(SequentialRecommender):
         dtype = torch.get_autocast_dtype(output.device.type) if autocast else output.dtype
         return softmax_cross_entropy(output, self.scaled(table), target, 1 / self.temperature, dtype)
 
+    def train(self, mode: bool = True) -> TableRecommender:
+        """Switch to training or evaluation; either way the cached table is forgotten."""
+        self._cached = None
+        return super().train(mode)
+
     @torch.no_grad()
     def eval_table(self) -> Tensor:
-        """`item_table` outside training, computed once for each state of the weights."""
+        """`item_table` outside training, computed once between two calls of ``train``, ``eval`` or a change of weights.
+
+        In-place changes are seen by the version counters of the weights; fused optimizers do not raise those, but they
+        run in training, which ends with ``eval``.
+        """
         state = tuple(t._version for t in (*self.parameters(), *self.buffers()))
         if self._cached is None or self._cached[0] != state or self._cached[1].device != self.LayerNorm.weight.device:
             self._cached = (state, self.item_table())
@@ -152,8 +162,6 @@ class TableRecommender(SequentialRecommender):
         cls = self.__class__
         clone = cls.__new__(cls)
         memo[id(self)] = clone
-        import copy
-
         for name, value in self.__dict__.items():
             clone.__dict__[name] = copy.deepcopy(value, memo)
         return clone

@@ -1,0 +1,100 @@
+"""The command ``unisrec`` and the script ``run_unisrec.py``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable
+
+from dataset_tools.common import UserError, run_cli
+
+COMMANDS: dict[str, str] = {"train": "train and evaluate models (the same as run_unisrec.py)"}
+
+
+def split_settings(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Separate RecBole-style ``--name=value`` settings from the command's own options."""
+    own = {a for action in train_parser()._actions for a in action.option_strings}
+    settings, rest = {}, []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name.startswith("--") and equals and name not in own:
+            settings[name[2:]] = value
+        else:
+            rest.append(argument)
+    return rest, settings
+
+
+def train_parser() -> argparse.ArgumentParser:
+    """Options of ``train``."""
+    parser = argparse.ArgumentParser(
+        prog="run_unisrec.py",
+        description="Train and evaluate UniSRec, SASRec and RecBole's other sequential models on one dataset.",
+        epilog="Any RecBole setting can be given as --name=value, for example --learning_rate=0.0003 --topk=[10,20]. "
+        "Defaults stand in props/UniSRec.yaml and props/finetune.yaml.",
+    )
+    parser.add_argument("--model", nargs="+", default=["UniSRec"], help="one or more models (default: UniSRec)")
+    parser.add_argument("--dataset", default="ml-100k", help="folder name under dataset/ (default: ml-100k, embedded)")
+    parser.add_argument("--train_stage", nargs="+", help="inductive_ft (text only), transductive_ft (text and IDs)")
+    parser.add_argument("--config", nargs="+", default=[], metavar="FILE", help="property files (YAML)")
+    parser.add_argument("--encode", action="store_true", help="make the text features first, if they are missing")
+    parser.add_argument("--encoder", help="encoder for --encode: minilm (default), a hub name or a local folder")
+    parser.add_argument("--pooling", default="CLS", choices=["CLS", "Mean"], help="pooling for --encode (default: CLS)")
+    parser.add_argument("--seed", type=int, help="random seed (default: 2020)")
+    parser.add_argument("--epochs", type=int, help="at most so many epochs; 0 evaluates without training")
+    parser.add_argument("--verbose", action="store_true", help="show RecBole's log on the console")
+    parser.add_argument("--debug", action="store_true", help="show a traceback on errors")
+    return parser
+
+
+def train_command(arguments: list[str]) -> int:
+    """Run ``train``: every model and stage in turn, one table at the end."""
+    rest, settings = split_settings(arguments)
+    parser = train_parser()
+    options, unknown = parser.parse_known_args(rest)
+    if unknown:
+        raise UserError(f"unknown option {unknown[0]!r}; settings are written --name=value, see --help")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
+    from recbole_unisrec import quick_start
+    from recbole_unisrec.settings import build_config, parse_value
+
+    overrides = {name: parse_value(value) for name, value in settings.items()}
+    for name in ("seed", "epochs"):
+        if getattr(options, name) is not None:
+            overrides[name] = getattr(options, name)
+    if overrides.get("epochs", 0) < 0:
+        raise UserError(f"epochs must be 0 or more, not {overrides['epochs']}")
+    results = []
+    for model in options.model:
+        for stage in (options.train_stage or [None]) if model == "UniSRec" else [None]:
+            chosen = {**overrides, "train_stage": stage} if stage else overrides
+            encoder = options.encoder or ("minilm" if options.encode else None)
+            data = build_config("UniSRec", options.dataset, [], {k: v for k, v in chosen.items() if k == "data_path"})
+            if options.dataset == "ml-100k":
+                quick_start.prepare(data, None, options.pooling)
+            config = build_config(model, options.dataset, options.config, chosen)
+            quick_start.prepare(config, encoder, options.pooling)
+            results.append(quick_start.train(config, verbose=options.verbose))
+            print(flush=True)
+    print(quick_start.table(results))
+    for result in results:
+        print(f"{result.label}: checkpoint {result.checkpoint}, everything about the run in the .json beside it")
+    if options.dataset == "ml-100k" and "epochs" not in overrides:
+        print(
+            "This was the demonstration (props/ml-100k.yaml: 12 epochs at most). A full run: "
+            "--epochs 300 --stopping_step=10, the default on every other dataset."
+        )
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of ``unisrec``."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    commands: dict[str, Callable[[list[str]], int]] = {"train": train_command}
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: unisrec COMMAND ...\n\n" + "\n".join(f"  {name:12} {text}" for name, text in COMMANDS.items()))
+        return 0
+    if arguments[0] not in commands:
+        print(f"error: unknown command {arguments[0]!r}; choose one of {', '.join(commands)}", file=sys.stderr)
+        return 2
+    return run_cli(commands[arguments[0]], arguments[1:])

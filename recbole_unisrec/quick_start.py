@@ -1,0 +1,228 @@
+"""Train and evaluate one model on one dataset, and write down what came out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import time
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_trainer, init_logger, init_seed
+
+from dataset_tools.common import write_text
+from recbole_unisrec.data.dataset import TextDataset
+from recbole_unisrec.errors import UserError
+from recbole_unisrec.registry import MODELS
+from recbole_unisrec.settings import model_class
+from recbole_unisrec.trainer import check_writable
+
+PACKAGES = ("recbole_unisrec", "recbole", "torch", "transformers", "numpy", "pandas", "scipy", "ray")
+
+
+@dataclass
+class Result:
+    """What one run gave; also the layout of the JSON file beside the checkpoint.
+
+    Attributes
+    ----------
+    valid, test
+        Metrics by name (``ndcg@10``), of the best epoch on the validation part.
+    epochs
+        One entry an epoch: number, mean loss of a step, validation score, seconds of training and of evaluation.
+    seconds
+        Wall time of training and evaluation together.
+    """
+
+    model: str
+    dataset: str
+    train_stage: str | None
+    seed: int
+    valid: dict[str, float]
+    test: dict[str, float]
+    epochs: list[dict[str, float]]
+    best_epoch: int
+    seconds: float
+    checkpoint: str
+    n_parameters: int
+    versions: dict[str, str]
+    config: dict[str, Any] = field(repr=False)
+
+    @property
+    def label(self) -> str:
+        """Name of the row in a table."""
+        short = {"inductive_ft": "inductive", "transductive_ft": "transductive"}
+        return f"{self.model} {short[self.train_stage]}" if self.train_stage in short else self.model
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that results depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def prepare(config: Config, encoder: str | None, pooling: str, progress: bool = True) -> None:
+    """Make what is missing: the embedded ml-100k if that is asked for, and text features if `encoder` is given.
+
+    Raises
+    ------
+    UserError
+        If the encoder cannot be loaded, or the dataset has no texts.
+    """
+    folder, name = Path(config["data_path"]), config["dataset"]
+    embedded = name == "ml-100k"
+    if embedded and not (folder / f"{name}.inter").is_file():
+        from dataset_tools.movielens import prepare_ml100k
+
+        prepare_ml100k(folder.parent)
+    needs_text = config["model"] in MODELS and issubclass(MODELS[config["model"]].dataset, TextDataset)
+    if not needs_text or (folder / f"{name}.{config['plm_suffix']}").is_file() and encoder is None:
+        return
+    if encoder is None and not embedded:
+        return  # the dataset says what is missing and how to make it
+    if not folder.is_dir():
+        return
+    from dataset_tools.features import encode_dataset
+
+    encode_dataset(
+        folder, name, encoder=encoder or "minilm", pooling=pooling, suffix=config["plm_suffix"], progress=progress
+    )
+
+
+def train(config: Config, verbose: bool = False, load: Any = None) -> Result:
+    """Train until early stopping, then evaluate the best epoch.
+
+    Parameters
+    ----------
+    config
+        From `settings.build_config`.
+    verbose
+        Show RecBole's log on the console too; the log file always has it.
+    load
+        Called with the model before training, to load and freeze weights.
+
+    Returns
+    -------
+    Result
+        Also written as JSON beside the checkpoint.
+    """
+    start_logging(config, verbose)
+    check_writable(config["checkpoint_dir"])
+    started = time.perf_counter()
+    init_seed(config["seed"], config["reproducibility"])
+    dataset = create_dataset(config)
+    train_data, valid_data, test_data = data_preparation(config, dataset)
+    init_seed(config["seed"], config["reproducibility"])
+    model = model_class(config["model"])(config, train_data._dataset).to(config["device"])
+    if load is not None:
+        load(model)
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    n_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    say(
+        f"{config['model']} on {config['dataset']}: {dataset.user_num - 1:,} users, {dataset.item_num - 1:,} items, "
+        f"{len(train_data._dataset):,} training pairs, {n_parameters:,} trained parameters"
+    )
+    epochs: list[dict[str, float]] = []
+    mark = [time.perf_counter()]
+
+    def report(epoch: int, score: float) -> None:
+        now = time.perf_counter()
+        loss = trainer.train_loss_dict[epoch]
+        if config["model"] not in MODELS:
+            loss /= len(train_data)  # RecBole's trainers give the sum over steps
+        best = score >= trainer.best_valid_score
+        epochs.append({"epoch": epoch, "loss": loss, "valid_score": score, "seconds": now - mark[0]})
+        say(
+            f"epoch {epoch:>3}  loss {loss:8.4f}  valid {config['valid_metric']} {score:.4f}{' *' if best else '  '}"
+            f"  {now - mark[0]:6.1f} s"
+        )
+        mark[0] = time.perf_counter()
+
+    progress = bool(config["show_progress"])
+    trainer.fit(train_data, valid_data, verbose=True, saved=True, show_progress=progress, callback_fn=report)
+    test = trainer.evaluate(test_data, load_best_model=True, show_progress=progress)
+    valid = trainer.evaluate(valid_data, load_best_model=False, show_progress=progress)
+    best = max(epochs, key=lambda e: (e["valid_score"], e["epoch"]), default={"epoch": -1})
+    result = Result(
+        model=config["model"],
+        dataset=config["dataset"],
+        train_stage=config["train_stage"] if config["model"] == "UniSRec" else None,
+        seed=config["seed"],
+        valid=dict(valid),
+        test=dict(test),
+        epochs=epochs,
+        best_epoch=int(best["epoch"]),
+        seconds=time.perf_counter() - started,
+        checkpoint=str(trainer.saved_model_file),
+        n_parameters=n_parameters,
+        versions=versions(),
+        config=plain(config.final_config_dict),
+    )
+    write_text(Path(result.checkpoint).with_suffix(".json"), json.dumps(asdict(result), indent=1) + "\n")
+    return result
+
+
+def start_logging(config: Config, verbose: bool) -> None:
+    """RecBole's logger, with the console kept for our own lines unless `verbose`."""
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        root.removeHandler(handler)
+        handler.close()
+    try:
+        init_logger(config)
+    except OSError as error:
+        raise UserError(f"cannot write the log in ./log: {error.strerror}; run from a folder you may write to") from error
+    for handler in root.handlers:
+        if type(handler) is logging.StreamHandler and not verbose:
+            handler.setLevel(logging.ERROR)
+    logging.getLogger().info(config)
+
+
+def say(line: str) -> None:
+    """Print at once, also into a pipe."""
+    print(line, flush=True)
+
+
+def plain(value: Any) -> Any:
+    """The same value in types that JSON knows."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [plain(v) for v in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)
+
+
+def table(results: list[Result]) -> str:
+    """Metrics of runs as an aligned text table, validation and test one under the other."""
+    names = list(results[0].test)
+    width = max(len(r.label) for r in results)
+    lines = [f"{'':{width}}  part   " + "  ".join(f"{n.upper():>8}" for n in names) + "   epochs  seconds"]
+    for r in results:
+        for part, values in (("valid", r.valid), ("test", r.test)):
+            cells = "  ".join(f"{values[n]:8.4f}" for n in names)
+            end = f"   {len(r.epochs):6}  {r.seconds:7.0f}" if part == "test" else ""
+            lines.append(f"{r.label if part == 'valid' else '':{width}}  {part:5}  {cells}{end}")
+    return "\n".join(lines)
+
+
+def seed_of(config: Config) -> int:
+    """The seed, checked."""
+    if not isinstance(config["seed"], int):
+        raise UserError(f"seed must be a whole number, not {config['seed']!r}")
+    return config["seed"]
+
+
+__all__ = ["Result", "plain", "prepare", "table", "torch", "train", "versions"]

@@ -1,0 +1,171 @@
+"""From a command line to a RecBole ``Config``: property files, overrides, and a name for every misspelt setting."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from recbole.config import Config
+from recbole.utils import argument_list, get_model
+
+from recbole_unisrec.data.atomic import find_layout
+from recbole_unisrec.errors import UserError
+from recbole_unisrec.registry import MODELS, props_folder
+
+# settings that RecBole reads but lists in no property file
+UNLISTED = {"train_neg_sample_args", "benchmark_filename", "alias_of_item_id", "load_col", "unload_col", "encoding",
+            "dataloaders_save_path", "numerical_features", "nproc", "world_size", "offset", "ip", "port",
+            "long_sequences", "train_mode", "precision", "single_spec", "local_rank", "log_dir"}  # fmt: skip
+FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
+
+
+def parse_value(text: str) -> Any:
+    """Read the value of ``--name=value`` as YAML (``1e-3`` is a number); nothing is evaluated."""
+    if FLOAT.match(text):
+        return float(text)
+    try:
+        return yaml.safe_load(text) if text else ""
+    except yaml.YAMLError:
+        return text
+
+
+def read_properties(file: str | Path) -> dict[str, Any]:
+    """Read a property file.
+
+    Raises
+    ------
+    UserError
+        If it is missing, or is not a YAML mapping.
+    """
+    try:
+        found = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=_loader())
+    except OSError as error:
+        raise UserError(f"cannot read the property file {file}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise UserError(f"{file} is no YAML mapping of settings; write lines like `learning_rate: 0.001`")
+    return found
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 takes 1e-3 for a string."""
+
+
+def _loader() -> type[_Loader]:
+    _Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789"))
+    return _Loader
+
+
+def model_class(name: str) -> type:
+    """The class that RecBole finds under a name.
+
+    Raises
+    ------
+    UserError
+        If there is none; names close matches.
+    """
+    try:
+        return get_model(name)
+    except (ValueError, AttributeError) as error:
+        close = difflib.get_close_matches(name, known_models(), n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else "see RecBole's list of models"
+        raise UserError(f"unknown model {name!r}; {hint}") from error
+
+
+def known_models() -> list[str]:
+    """Names of all models: the project's and RecBole's."""
+    spec = importlib.util.find_spec("recbole")
+    assert spec is not None
+    assert spec.origin is not None
+    files = (Path(spec.origin).parent / "properties" / "model").glob("*.yaml")
+    return [*MODELS, *sorted(file.stem for file in files)]
+
+
+def build_config(model: str, dataset: str, files: list[str], overrides: dict[str, Any]) -> Config:
+    """Build RecBole's ``Config`` for one run.
+
+    The order, later wins: RecBole's defaults, the project's property files for the model (``props/``) and for the
+    dataset, `files`, `overrides`.
+
+    Parameters
+    ----------
+    model, dataset
+        Names as RecBole knows them.
+    files
+        Property files of the user.
+    overrides
+        Settings of the command line.
+
+    Raises
+    ------
+    UserError
+        If the model, a setting, or the type of a setting is unknown.
+    """
+    cls = model_class(model)
+    settings: dict[str, Any] = {}
+    if model not in MODELS:
+        settings.update(read_properties(props_folder() / "finetune.yaml"))
+        own = props_folder() / f"{model}.yaml"
+        settings.update(read_properties(own) if own.is_file() else {})
+        if hasattr(cls, "input_type"):
+            del settings["train_neg_sample_args"]  # the model wants RecBole's negatives
+    demo = props_folder() / f"{dataset}.yaml"
+    settings.update(read_properties(demo) if demo.is_file() else {})
+    base = _quiet_config(model, dataset, settings)
+    known = set(base.final_config_dict) | UNLISTED
+    for group in ("general", "training", "evaluation", "dataset"):
+        known.update(getattr(argument_list, f"{group}_arguments"))
+    given: dict[str, Any] = {}
+    for file in files:
+        given.update(read_properties(file))
+    given.update(overrides)
+    for name, value in given.items():
+        if name not in known:
+            close = difflib.get_close_matches(name, sorted(known), n=1)
+            hint = f"did you mean {close[0]}?" if close else "see props/ for the settings"
+            raise UserError(f"unknown setting {name!r}; {hint}")
+        default = base.final_config_dict.get(name)
+        if isinstance(default, int | float) and not isinstance(default, bool) and isinstance(value, str):
+            raise UserError(f"{name} must be a number, not {value!r}")
+        if isinstance(default, bool) and not isinstance(value, bool):
+            raise UserError(f"{name} must be True or False, not {value!r}")
+    settings.update(given)
+    if model not in MODELS:
+        settings.update(_layout_settings(Path(str(settings.get("data_path", "dataset/"))) / dataset, dataset, settings))
+    return _quiet_config(model, dataset, settings)
+
+
+def _layout_settings(folder: Path, dataset: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """What RecBole's own datasets must be told about the files in the folder."""
+    if find_layout(folder, dataset) == "split":
+        return {
+            "benchmark_filename": ["train", "valid", "test"],
+            "alias_of_item_id": ["item_id_list"],
+            "load_col": {"inter": ["user_id", "item_id_list", "item_id"]},
+        }
+    found: dict[str, Any] = {"load_col": {"inter": ["user_id", "item_id", "timestamp"]}}
+    if (folder / f"{dataset}.item").is_file():
+        # models that read item attributes (FDSA, S3Rec, SASRecF, ...) get the words of the text
+        found["load_col"]["item"] = ["item_id", "text"]
+        found.update({name: ["text"] for name in ("selected_features",) if name not in settings})
+        found["item_attribute"] = settings.get("item_attribute", "text")
+    return found
+
+
+def _quiet_config(model: str, dataset: str, settings: dict[str, Any]) -> Config:
+    """``Config`` without its own look at the command line, which takes in unknown settings silently."""
+    arguments, sys.argv = sys.argv, sys.argv[:1]
+    try:
+        return Config(model=model, dataset=dataset, config_dict=dict(settings))
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise UserError(f"the settings do not fit {model}: {error}") from error
+    finally:
+        sys.argv = arguments
