@@ -122,6 +122,9 @@ def train(config: Config, verbose: bool = False, load: Any = None) -> Result:
     started = time.perf_counter()
     init_seed(config["seed"], config["reproducibility"])
     dataset = create_dataset(config)
+    n_items = dataset.item_num - 1
+    if config["model"] not in MODELS and max(config["topk"]) > n_items:
+        raise UserError(f"topk {max(config['topk'])} is more than the {n_items} items of {config['dataset']}; lower topk")
     train_data, valid_data, test_data = data_preparation(config, dataset)
     init_seed(config["seed"], config["reproducibility"])
     model = model_class(config["model"])(config, train_data._dataset).to(config["device"])
@@ -130,7 +133,7 @@ def train(config: Config, verbose: bool = False, load: Any = None) -> Result:
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     n_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     say(
-        f"{config['model']} on {config['dataset']}: {dataset.user_num - 1:,} users, {dataset.item_num - 1:,} items, "
+        f"{config['model']} on {config['dataset']}: {dataset.user_num - 1:,} users, {n_items:,} items, "
         f"{len(train_data._dataset):,} training pairs, {n_parameters:,} trained parameters"
     )
     epochs: list[dict[str, float]] = []

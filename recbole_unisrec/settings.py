@@ -74,8 +74,10 @@ def model_class(name: str) -> type:
     """
     try:
         return get_model(name)
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, ImportError) as error:
         close = difflib.get_close_matches(name, known_models(), n=3, cutoff=0.5)
+        if isinstance(error, ImportError) and name in known_models():
+            raise UserError(f"model {name} needs a package that is not installed: {error}") from error
         hint = f"did you mean {' or '.join(close)}?" if close else "see RecBole's list of models"
         raise UserError(f"unknown model {name!r}; {hint}") from error
 

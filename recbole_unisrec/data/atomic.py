@@ -77,10 +77,10 @@ def prepare_hint(name: str, folder: Path) -> str:
 def _read(path: Path, wanted: tuple[str, ...]) -> pl.DataFrame:
     """Columns of an atomic file as strings, with the checks that name file and line."""
     try:
-        with open(path, encoding="utf-8") as file:
-            header = file.readline().rstrip("\r\n")
+        with open(path, "rb") as file:
+            header = file.readline().decode("utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
+        raise UserError(f"cannot read line 1 of {path}: {error}") from error
     fields = header.split("\t")
     names = [field.split(":")[0] for field in fields]
     missing = [name for name in wanted if name not in names]
@@ -210,7 +210,9 @@ def _unfold(prefixes: list[list[str]], targets: list[str], cut: int, token: str,
             sequence.append(targets[row])
         else:
             return sequence
-    raise UserError(f"{name}.*.inter: the rows of user {token!r} are not the prefixes of one sequence; prepare them again")
+    raise UserError(
+        f"{name}.*.inter: the rows of user {token!r} are not the leave-one-out pairs of one sequence; prepare them again"
+    )
 
 
 def _reverse_cut(prefixes: list[list[str]], cut: int) -> list[int]:

@@ -103,7 +103,7 @@ def target_ranks(hidden: Tensor, table: Tensor, target: Tensor) -> Tensor:
         scores[:, 0] = float("-inf")
         column = target[block].unsqueeze(1)
         score = scores.gather(1, column)
-        better = (scores > score).sum(dim=1)
+        better = (~(scores <= score)).sum(dim=1)  # negated, so that NaN never wins
         tied = (scores == score).sum(dim=1) > 1
         if tied.any():
             ids = torch.arange(len(table), device=hidden.device)

@@ -1,0 +1,66 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recbole_unisrec.metrics import rank_metrics
+from recbole_unisrec.model import losses
+from recbole_unisrec.model.losses import softmax_cross_entropy, target_ranks
+
+
+@pytest.mark.parametrize("rows", [1, 3, 100])
+def test_blocked_cross_entropy_equals_the_plain_one(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "_rows_per_block", lambda n_items: rows)
+    torch.manual_seed(0)
+    hidden = torch.randn(10, 4, dtype=torch.float64, requires_grad=True)
+    table = torch.randn(7, 4, dtype=torch.float64, requires_grad=True)
+    target = torch.randint(7, (10,))
+    plain = F.cross_entropy(hidden @ table.T * 3.0, target)
+    expected = torch.autograd.grad(plain * 2, (hidden, table))
+    ours = softmax_cross_entropy(hidden, table, target, scale=3.0)
+    torch.testing.assert_close(ours, plain)
+    torch.testing.assert_close(torch.autograd.grad(ours * 2, (hidden, table)), expected)
+
+
+def test_extreme_scores_stay_finite() -> None:
+    hidden = torch.tensor([[300.0], [-300.0]], requires_grad=True)
+    loss = softmax_cross_entropy(hidden, torch.tensor([[1.0], [-1.0], [0.0]]), torch.tensor([0, 0]), scale=10.0)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(hidden.grad).all()
+
+
+def test_bfloat16_products_stay_close() -> None:
+    torch.manual_seed(0)
+    hidden, table = F.normalize(torch.randn(64, 32)), F.normalize(torch.randn(50, 32))
+    target = torch.randint(50, (64,))
+    exact = softmax_cross_entropy(hidden, table, target, 14.0)
+    assert softmax_cross_entropy(hidden, table, target, 14.0, torch.bfloat16) == pytest.approx(exact.item(), rel=1e-2)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_ranks_equal_a_stable_sort(data: st.DataObject) -> None:
+    n_items, batch = data.draw(st.integers(2, 12)), data.draw(st.integers(1, 8))
+    values = st.integers(-2, 2)  # few values, many ties
+    hidden = torch.tensor(data.draw(st.lists(values, min_size=batch, max_size=batch))).double().unsqueeze(1)
+    table = torch.tensor(data.draw(st.lists(values, min_size=n_items, max_size=n_items))).double().unsqueeze(1)
+    target = torch.tensor(data.draw(st.lists(st.integers(1, n_items - 1), min_size=batch, max_size=batch)))
+    scores = hidden @ table.T
+    scores[:, 0] = -torch.inf
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    expected = (order == target.unsqueeze(1)).nonzero()[:, 1] + 1
+    assert target_ranks(hidden, table, target).tolist() == expected.tolist()
+
+
+def test_metrics_of_known_ranks() -> None:
+    found = rank_metrics(torch.tensor([1, 3, 11]), ["hit", "ndcg", "mrr"], [10])
+    assert found == pytest.approx({"hit@10": 2 / 3, "ndcg@10": 1.5 / 3, "mrr@10": (1 + 1 / 3) / 3})
+
+
+def test_nan_never_ranks_well() -> None:
+    hidden, table = torch.tensor([[1.0], [torch.nan]]), torch.tensor([[0.0], [1.0], [2.0], [3.0]])
+    assert target_ranks(hidden, table, torch.tensor([3, 3])).tolist() == [1, 5]
+    table[1] = torch.nan
+    assert target_ranks(hidden[:1], table, torch.tensor([3])).tolist() == [2]

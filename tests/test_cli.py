@@ -1,0 +1,73 @@
+"""The command as a user types it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dataset_tools.common import run_cli
+from recbole_unisrec.cli import main, train_command
+
+SMALL = ["--hidden_size=16", "--inner_size=16", "--epochs", "1", "--show_progress=False", "--use_gpu=False"]
+
+TOPK = "--topk=[10, 20]"
+
+
+def run(*arguments: str) -> int:
+    return run_cli(train_command, [*arguments, *SMALL])
+
+
+def test_two_models_give_one_table_and_a_json_each(ring: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--model", "UniSRec", "SASRec", "--dataset", "ring", "--train_stage", "inductive_ft", "--seed", "3", TOPK) == 0
+    printed = capsys.readouterr().out
+    assert "UniSRec inductive" in printed
+    assert printed.count("valid NDCG@10") == 2
+    assert "HIT@20" in printed
+    files = sorted(Path("saved").glob("*.json"))
+    assert [json.loads(f.read_text())["model"] for f in files] == ["SASRec", "UniSRec"]
+    found = json.loads(files[1].read_text())
+    assert found["seed"] == 3
+    assert found["config"]["hidden_size"] == 16
+    assert found["versions"]["recbole"] == "1.2.1"
+    assert set(found["test"]) == {"hit@10", "hit@20", "ndcg@10", "ndcg@20"}
+    assert Path(found["checkpoint"]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "nowhere"], "dataset 'nowhere' is not there"),
+        (["--dataset", "Scientific"], "python -m dataset_tools.amazon Scientific"),
+        (["--dataset", "ring", "--model", "UniSRek"], "did you mean UniSRec"),
+        (["--dataset", "ring", "--train_stage", "finetune"], "unknown train_stage 'finetune'"),
+        (["--dataset", "ring", "--learning_rat=0.1"], "did you mean learning_rate"),
+        (["--dataset", "ring", "--learning_rate=fast"], "learning_rate must be a number"),
+        (["--dataset", "ring", "--n_heads=3"], "not a multiple of n_heads"),
+        (["--dataset", "ring", "--config", "none.yaml"], "cannot read the property file none.yaml"),
+        (["--dataset", "ring", "--plm_size=7"], "width 16, but plm_size is 7"),
+        (["--dataset", "ring", "--plm_suffix=feat9"], "ring.feat9 does not exist"),
+        (["--dataset", "ring", "--checkpoint_dir=/proc/none"], "checkpoint folder"),
+        (["--dataset", "ring", "--precision=fp8"], "unknown precision 'fp8'"),
+        (["--dataset", "ring", "--learning_rate=1e30", "--train_batch_size=64"], "loss is not finite"),
+        (["--dataset", "ring", "--model", "SASRec"], "topk 50 is more than the 24 items"),
+        (["--dataset", "ring", "--nonsense"], "unknown option '--nonsense'"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    ring: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert run(*arguments) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_debug_shows_the_traceback(ring: Path) -> None:
+    with pytest.raises(Exception, match="not there"):
+        run("--dataset", "nowhere", "--debug")
+
+
+def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dance"]) == 2
+    assert "unknown command 'dance'" in capsys.readouterr().err

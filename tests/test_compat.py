@@ -1,0 +1,38 @@
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from recbole_unisrec.compat import safe_torch_load
+from recbole_unisrec.errors import UserError
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch pwned",)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_cannot_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zipped: bool) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {}, "config": Evil()}, "evil.pth", pickle_protocol=4, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError, match=r"posix\.system|nt\.system"):
+        safe_torch_load("evil.pth")
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_weights_load(tmp_path: Path) -> None:
+    state = {"a": torch.arange(3.0), "b": torch.ones(2, dtype=torch.int64)}
+    torch.save({"state_dict": state}, tmp_path / "x.pth", pickle_protocol=4)
+    found = safe_torch_load(tmp_path / "x.pth")["state_dict"]
+    assert torch.equal(found["a"], state["a"])
+    assert torch.equal(found["b"], state["b"])
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps(1)[:3]])
+def test_a_torn_file_is_one_sentence(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(UserError, match="cannot load"):
+        safe_torch_load(tmp_path / "x.pth")

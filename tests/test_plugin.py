@@ -1,0 +1,166 @@
+"""The models inside RecBole, by RecBole's own functions; and a contract that each of them must keep."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.quick_start import load_data_and_model, run_recbole
+from recbole.utils import get_model, get_trainer, init_seed
+from recbole.utils.case_study import full_sort_topk
+
+import recbole_unisrec
+from recbole_unisrec.registry import MODELS
+from recbole_unisrec.trainer import PackedTrainer
+
+VARIANTS = [("UniSRec", "inductive_ft"), ("UniSRec", "transductive_ft"), ("SASRecPacked", None)]
+
+
+@pytest.fixture(autouse=True)
+def _no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["test"])
+
+
+def setup(model: str, stage: str | None, settings: dict[str, Any]) -> tuple[Any, Any, tuple[Any, Any, Any], Any]:
+    config = Config(model=model, dataset="ring", config_dict={**settings, **({"train_stage": stage} if stage else {})})
+    init_seed(config["seed"], True)
+    dataset = create_dataset(config)
+    parts = data_preparation(config, dataset)
+    network = get_model(model)(config, parts[0]._dataset)
+    return config, dataset, parts, get_trainer(config["MODEL_TYPE"], model)(config, network)
+
+
+def test_registered_names() -> None:
+    for name, entry in MODELS.items():
+        assert get_model(name) is entry.model
+        assert get_trainer(None, name) is entry.trainer
+    assert get_model("UniSRec") is recbole_unisrec.UniSRec
+    assert not torch.is_anomaly_enabled()  # RecBole's sine.py switches it on
+
+
+@pytest.mark.parametrize(("model", "stage"), VARIANTS)
+def test_learns_the_planted_pattern(ring: Path, small: dict[str, Any], model: str, stage: str | None) -> None:
+    *_, (train, valid, test), trainer = setup(model, stage, {**small, "epochs": 25})
+    trainer.fit(train, valid, saved=False)
+    hit = trainer.evaluate(test, load_best_model=False)["hit@3"]
+    assert hit > 0.8  # three of 24 items at random: 0.125
+
+
+@pytest.mark.parametrize(("model", "stage"), VARIANTS)
+def test_batch_equals_single_and_padding_changes_nothing(
+    ring: Path, small: dict[str, Any], model: str, stage: str | None
+) -> None:
+    *_, (_, _, test), trainer = setup(model, stage, small)
+    network = trainer.model.eval()
+    rows = test._dataset[torch.arange(10)]
+    with torch.no_grad():
+        scores = network.full_sort_predict(rows)
+        for i in range(10):
+            length = int(rows["item_length"][i])
+            single = {
+                "item_id_list": rows["item_id_list"][i : i + 1, :length],
+                "item_length": rows["item_length"][i : i + 1],
+                "item_id": rows["item_id"][i : i + 1],
+            }
+            torch.testing.assert_close(network.full_sort_predict(single)[0], scores[i], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(network.predict(single)[0], scores[i, rows["item_id"][i]], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("model", "stage"), VARIANTS)
+def test_prefix_and_packed_training_give_one_loss(
+    ring: Path, small: dict[str, Any], model: str, stage: str | None
+) -> None:
+    *_, (train, _, _), trainer = setup(model, stage, {**small, "long_sequences": "exact", "train_batch_size": 10**6})
+    network = trainer.model.double().eval()
+    (batch,) = list(train)
+    packed = network.calculate_loss(batch)
+    plain = network.calculate_loss(train._dataset[torch.arange(len(train._dataset))])
+    torch.testing.assert_close(packed, plain)
+    grads = [torch.autograd.grad(loss, list(network.parameters()), allow_unused=True) for loss in (packed, plain)]
+    for ours, theirs in zip(*grads, strict=True):
+        if ours is not None:
+            torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(("model", "stage"), VARIANTS)
+def test_counting_ranks_equals_recboles_evaluation(
+    ring: Path, small: dict[str, Any], model: str, stage: str | None
+) -> None:
+    *_, (train, valid, test), trainer = setup(model, stage, {**small, "metrics": ["HIT", "NDCG", "MRR"], "epochs": 2})
+    trainer.fit(train, valid, saved=False)
+    ours = trainer.evaluate(test, load_best_model=False)
+    theirs = super(PackedTrainer, trainer).evaluate(test, load_best_model=False)
+    assert ours == pytest.approx(theirs, abs=1e-6)
+
+
+def test_saved_and_loaded_scores_are_the_same(ring: Path, small: dict[str, Any]) -> None:
+    *_, (train, valid, test), trainer = setup("UniSRec", "transductive_ft", {**small, "epochs": 2})
+    trainer.fit(train, valid, saved=True)
+    trainer.evaluate(test, load_best_model=True)
+    users = np.arange(1, 11)
+    expected, items = full_sort_topk(users, trainer.model, test, k=5)
+    config, model, dataset, _, _, again = load_data_and_model(trainer.saved_model_file)
+    scores, found = full_sort_topk(users, model, again, k=5)
+    assert config["train_stage"] == "transductive_ft"
+    assert torch.equal(found, items)
+    torch.testing.assert_close(scores, expected)
+    assert dataset.id2token("item_id", found[0])[0].startswith("item-")
+
+
+def test_run_recbole_and_prefix_mode(ring: Path, small: dict[str, Any]) -> None:
+    result = run_recbole(
+        model="UniSRec", dataset="ring", config_dict={**small, "epochs": 2, "train_mode": "prefix"}, saved=True
+    )
+    assert set(result["test_result"]) == {"hit@3", "ndcg@3"}
+
+
+def test_objective_function_for_hyper_parameter_tuning(
+    ring: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recbole.quick_start import quick_start
+
+    reported: dict[str, float] = {}
+    monkeypatch.setattr(quick_start.tune, "report", lambda **values: reported.update(values))
+    settings = {**small, "model": "UniSRec", "dataset": "ring", "epochs": 1}
+    result = quick_start.objective_function(config_dict=settings, saved=True)
+    assert result["model"] == "UniSRec"
+    assert reported == result["test_result"]
+
+
+@pytest.mark.parametrize("stage", ["inductive_ft", "transductive_ft"])
+def test_two_runs_of_one_seed_are_equal(ring: Path, small: dict[str, Any], stage: str) -> None:
+    weights = []
+    for _ in range(2):
+        *_, (train, valid, _), trainer = setup("UniSRec", stage, {**small, "epochs": 2})
+        trainer.fit(train, valid, saved=False)
+        weights.append({k: v.clone() for k, v in trainer.model.state_dict().items()})
+    for name in weights[0]:
+        assert torch.equal(weights[0][name], weights[1][name]), name
+
+
+def test_one_and_two_threads_agree(ring: Path, small: dict[str, Any]) -> None:
+    losses = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        *_, (train, _, _), trainer = setup("UniSRec", "inductive_ft", small)
+        losses.append(trainer.model.eval().calculate_loss(next(iter(train))).item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_the_cached_table_follows_the_weights(ring: Path, small: dict[str, Any]) -> None:
+    *_, (train, _, test), trainer = setup("UniSRec", "inductive_ft", small)
+    rows = test._dataset[torch.arange(4)]
+    with torch.no_grad():
+        before = trainer.model.eval().full_sort_predict(rows)
+    trainer._train_epoch(train, 0)
+    with torch.no_grad():
+        after = trainer.model.eval().full_sort_predict(rows)
+        trainer.model.moe_adaptor.w_gate.add_(1.0)
+        trainer.model.moe_adaptor.experts[0].bias.add_(1.0)
+        changed = trainer.model.full_sort_predict(rows)
+    assert not torch.equal(before, after)
+    assert not torch.equal(after, changed)
