@@ -81,7 +81,7 @@ def train_command(arguments: list[str]) -> int:
         print(f"{result.label}: checkpoint {result.checkpoint}, everything about the run in the .json beside it")
     if options.dataset == "ml-100k" and "epochs" not in overrides:
         print(
-            "This was the demonstration (props/ml-100k.yaml: 12 epochs at most). A full run: "
+            "This was the demonstration (props/ml-100k.yaml: 6 epochs at most). A full run: "
             "--epochs 300 --stopping_step=10, the default on every other dataset."
         )
     return 0
