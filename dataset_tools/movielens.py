@@ -130,7 +130,7 @@ def prepare_ml100k(out: Path, source: Path | None = None, overwrite: bool = Fals
         texts.setdefault(item, _text(*parts))
     unknown = [item for item in item2index if item not in texts]
     if unknown:
-        raise UserError(f"{len(unknown)} rated items are not in {item_path}, first {unknown[0]!r}; the files must match")
+        raise UserError(f"{len(unknown)} rated items are not in {item_path}, first {unknown[0]!r}; add them")
 
     item_lines = "item_id:token\ttext:token_seq\n" + "".join(f"{item}\t{texts[item]}\n" for item in item2index)
     provenance = {
@@ -206,4 +206,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_cli(main))  # type: ignore[arg-type]
+    sys.exit(run_cli(main))
