@@ -119,6 +119,21 @@ def _read_index(path: Path) -> list[str]:
     return [ids[i] for i in range(len(ids))]
 
 
+def _item_table(folder: Path, name: str) -> tuple[Path, dict[str, str]]:
+    candidates = [folder / f"{name}.text", folder / f"{name}.item"]
+    source = next((path for path in candidates if path.is_file()), None)
+    if source is None:
+        raise UserError(f"no item texts: neither {candidates[0]} nor {candidates[1]} exists; check folder and --name")
+    return source, _read_item_table(source)
+
+
+def read_ids(folder: str | os.PathLike[str], name: str) -> list[str]:
+    """Raw item ids of a dataset by item index, in the order that `read_texts` explains."""
+    folder = Path(folder)
+    index = folder / f"{name}.item2index"
+    return _read_index(index) if index.is_file() else list(_item_table(folder, name)[1])
+
+
 def read_texts(folder: str | os.PathLike[str], name: str) -> tuple[list[str], list[str]]:
     """Raw item ids and texts of a dataset, by item index.
 
@@ -142,11 +157,7 @@ def read_texts(folder: str | os.PathLike[str], name: str) -> tuple[list[str], li
         `NAME.item2index` does not number the items 0, 1, 2, ...
     """
     folder = Path(folder)
-    candidates = [folder / f"{name}.text", folder / f"{name}.item"]
-    source = next((path for path in candidates if path.is_file()), None)
-    if source is None:
-        raise UserError(f"no item texts: neither {candidates[0]} nor {candidates[1]} exists; check folder and --name")
-    table = _read_item_table(source)
+    source, table = _item_table(folder, name)
     index = folder / f"{name}.item2index"
     ids = _read_index(index) if index.is_file() else list(table)
     if not ids:
