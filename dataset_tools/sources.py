@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -139,7 +139,9 @@ class Source:
                         f"{self.path} is cut short after about {number:,} lines; download it again"
                     ) from error
                 except (isal_zlib.error, OSError) as error:
-                    raise UserError(f"{self.path} is damaged near line {number:,}: {error}; download it again") from error
+                    raise UserError(
+                        f"{self.path} is damaged near line {number:,}: {error}; download it again"
+                    ) from error
                 block = rest + data
                 if not data:
                     if block:
@@ -445,5 +447,3 @@ def _parse(block: bytes, names: list[str], columns: Mapping[str, Any], separator
         quote_char='"' if quoted else None,
         ignore_errors=True,
     ).select(list(columns))
-
-

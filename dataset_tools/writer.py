@@ -224,30 +224,27 @@ def write_benchmark_splits(folder: Path, name: str, offsets: np.ndarray, items: 
             for token in tokens:
                 starts.append(starts[-1] + len(token) + 1)
             number = b"%d\t" % user
-
-            def row(
-                target: int,
-                line: bytes = line,
-                starts: list[int] = starts,
-                tokens: list[bytes] = tokens,
-                number: bytes = number,
-            ) -> bytes:
-                first = target - MAX_HISTORY if target > MAX_HISTORY else 0
-                return b"%b%b\t%b\n" % (number, line[starts[first] : starts[target] - 1], tokens[target])
-
             length = len(tokens)
-            train.writelines(row(target) for target in range(length - 3, 0, -1))
+            train.writelines(_row(number, line, starts, tokens, target) for target in range(length - 3, 0, -1))
             if length > 2:
-                valid.write(row(length - 2))
+                valid.write(_row(number, line, starts, tokens, length - 2))
             if length > 1:
-                test.write(row(length - 1))
+                test.write(_row(number, line, starts, tokens, length - 1))
+
+
+def _row(number: bytes, line: bytes, starts: list[int], tokens: list[bytes], target: int) -> bytes:
+    first = target - MAX_HISTORY if target > MAX_HISTORY else 0
+    return b"%b%b\t%b\n" % (number, line[starts[first] : starts[target] - 1], tokens[target])
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, k: int = 5) -> None:
     """Add the flags that every dataset tool has: output, k-core, texts to features."""
     output = parser.add_argument_group("output")
     output.add_argument(
-        "--out", type=Path, default=Path("dataset"), help="folder of datasets; the files go to OUT/NAME (default: dataset)"
+        "--out",
+        type=Path,
+        default=Path("dataset"),
+        help="folder of datasets; the files go to OUT/NAME (default: dataset)",
     )
     output.add_argument(
         "--benchmark_splits", action="store_true", help="also write the authors' NAME.{train,valid,test}.inter"
