@@ -177,7 +177,7 @@ def read_interactions(source: Source, year: int, bad: BadLines) -> Interactions:
                 times=np.array([r._3 for r in records], dtype=np.int64),
                 ratings=np.array([r._2 for r in records], dtype=np.float32),
             )
-    data = Interactions.from_columns(columns, user_ids, item_ids, np.int64)
+    data = Interactions.from_columns(columns, user_ids, item_ids, np.int64, np.float32)
     if not len(data):
         raise UserError(f"{source.path} holds no interaction; is it the right file?")
     data.count("read")
@@ -303,8 +303,8 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=(
             "Turn a category of the Amazon review data into a dataset for RecBole and UniSRec.\n\n"
-            "It takes two files as the publisher has them: the ratings (CSV, or the JSON reviews) and the metadata of the\n"
-            "products. Ratings of products without metadata go, then users and products with fewer than five ratings,\n"
+            "It takes two files as the publisher has them: the ratings (CSV, or the JSON reviews) and the metadata of\n"
+            "the products. Ratings of products without metadata go, then users and products with fewer than five ratings,\n"
             "again and again until all have five; each user's ratings are sorted by time (ties keep the order of the\n"
             "file); the text of a product is its title, category and brand."
         ),
@@ -330,7 +330,7 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=list(DEFAULT_FIELDS),
         metavar="FIELD",
-        help="metadata fields that make the text, in order, e.g. title category brand description (default: the first 3)",
+        help="metadata fields that make the text, in order, such as description (default: title category brand)",
     )
     parser.add_argument("--name", help="name of the dataset (default: the category as you wrote it)")
     add_arguments(parser)

@@ -73,8 +73,8 @@ def download(
             failures = 0 if _size(part) > before else failures + 1
             if failures >= attempts:
                 raise UserError(
-                    f"could not fetch {url} ({reason}); {_size(part):,} bytes are kept in {part}, run the command again "
-                    "to go on from there"
+                    f"could not fetch {url} ({reason}); {_size(part):,} bytes are kept in {part}, run the command "
+                    "again to go on from there"
                 )
             time.sleep(pause * 2 ** max(failures - 1, 0))
     except OSError as error:
@@ -150,5 +150,5 @@ def _check_space(part: Path, need: int) -> None:
     free = shutil.disk_usage(part.parent).free
     if need > free:
         raise UserError(
-            f"{part.parent} has {free:,} bytes free and the download needs {need:,}; free some space or choose another folder"
+            f"{part.parent} has {free:,} bytes free and {need:,} are needed; free some space or choose another folder"
         )

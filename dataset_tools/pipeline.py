@@ -109,13 +109,15 @@ class Interactions:
     steps: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def from_columns(cls, columns: Columns, user_ids: IdTable, item_ids: IdTable, time_type: Any) -> Interactions:
+    def from_columns(
+        cls, columns: Columns, user_ids: IdTable, item_ids: IdTable, time_type: Any, rating_type: Any
+    ) -> Interactions:
         """Take the columns users, items, times, ratings."""
         return cls(
             users=columns.take("users", np.uint32),
             items=columns.take("items", np.uint32),
             times=columns.take("times", time_type),
-            ratings=columns.take("ratings", np.float32 if time_type is np.int64 else np.float64),
+            ratings=columns.take("ratings", rating_type),
             user_ids=user_ids,
             item_ids=item_ids,
         )
@@ -432,9 +434,16 @@ def check_ids(ids: pl.Series, what: str) -> None:
     UserError
         Naming the first such id.
     """
-    wrong = ids.filter(ids.str.contains("[\\s\ufffd]|^$"))
+    wrong = ids.filter(ids.str.contains("[\t\n\r\x00\x0b\x0c\x1c-\x1e\u0085\u2028\u2029\ufffd]|^\\s*$"))
     if len(wrong):
         raise UserError(
-            f"{what} {wrong[0]!r} holds a blank, a tab, a line end or a damaged character, which an atomic file cannot "
-            f"hold in an id ({len(wrong):,} such); replace it in the source"
+            f"{what} {wrong[0]!r} is empty or holds a tab, a line end or a damaged character, which an atomic file "
+            f"cannot hold in an id ({len(wrong):,} such); replace it in the source"
         )
+
+
+def whole_times(times: np.ndarray) -> np.ndarray:
+    """Times as integers if all are whole numbers, so that they are written without a fraction."""
+    if len(times) and np.all(np.abs(times) < 2**53) and np.all(times == np.floor(times)):
+        return times.astype(np.int64)
+    return times

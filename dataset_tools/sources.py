@@ -447,3 +447,173 @@ def _parse(block: bytes, names: list[str], columns: Mapping[str, Any], separator
         quote_char='"' if quoted else None,
         ignore_errors=True,
     ).select(list(columns))
+
+
+def read_table(
+    source: Source,
+    columns: Mapping[str, Any],
+    bad: BadLines,
+    *,
+    required: Mapping[str, str],
+    encoding: str = "utf-8",
+    separator: str | None = None,
+) -> Iterator[tuple[int, pl.DataFrame]]:
+    """Yield (number of the first row, frame of the wanted columns) of a csv, tsv, parquet, jsonl or xlsx file.
+
+    The parameters are those of `read_delimited`; ``encoding`` and ``separator`` only matter to csv and tsv.
+
+    Raises
+    ------
+    UserError
+        If the kind of file is unknown, or a column is missing (it names those that are there).
+    """
+    kind = source.path.name.removesuffix(".gz").rpartition(".")[2].lower()
+    if kind in ("csv", "tsv", "txt"):
+        separator = separator or ("," if kind == "csv" else "\t")
+        yield from read_delimited(
+            source, columns, bad, header=True, required=required, separator=separator, encoding=encoding
+        )
+        return
+    if kind == "parquet":
+        frames = _parquet_frames(source, list(columns))
+    elif kind in ("jsonl", "json", "ndjson"):
+        frames = _json_frames(source, list(columns), bad)
+    elif kind in ("xlsx", "xls", "ods"):
+        frames = _sheet_frames(source, list(columns))
+    else:
+        raise UserError(f"{source.path} is of no known kind; csv, tsv, parquet, jsonl and xlsx are read (also .gz)")
+    for number, frame in frames:
+        frame = frame.with_columns(
+            # lists (categories, say) become one text; other types are cast, what does not fit becomes null
+            pl.col(name).cast(pl.List(pl.String)).list.join(" ")
+            if isinstance(frame[name].dtype, pl.List)
+            else (pl.col(name) if _is_time(frame[name].dtype) else pl.col(name).cast(dtype, strict=False))
+            for name, dtype in columns.items()
+        )
+        wrong = pl.Series([False]).new_from_index(0, len(frame))
+        for name, expected in required.items():
+            empty = frame[name].is_null()
+            for row in (empty & ~wrong).arg_true().to_list():
+                bad.add(source.path.name, number + row, f"{name} is not {expected}", str(frame.row(row)))
+            wrong = wrong | empty
+        yield number, frame.filter(~wrong) if wrong.any() else frame
+
+
+def _is_time(dtype: Any) -> bool:
+    return dtype == pl.Date or isinstance(dtype, pl.Datetime)
+
+
+def _parquet_frames(source: Source, names: list[str]) -> Iterator[tuple[int, pl.DataFrame]]:
+    try:
+        table = pl.scan_parquet(source.path)
+        found = table.collect_schema().names()
+        _check_columns(source, names, found)
+        rows = table.select(pl.len()).collect().item()
+        for start in range(0, rows, 1 << 19):
+            yield start + 1, table.select(names).slice(start, 1 << 19).collect()
+    except pl.exceptions.PolarsError as error:
+        raise UserError(f"{source.path} is no readable parquet file: {error}") from error
+
+
+def _json_frames(source: Source, names: list[str], bad: BadLines) -> Iterator[tuple[int, pl.DataFrame]]:
+    number = 1
+    seen: set[str] = set()
+    for records in read_json_lines(source, dict.fromkeys(names, Any), bad):
+        columns = {}
+        for place, name in enumerate(names):
+            values = [getattr(record, f"_{place}") for record in records]
+            if any(value is not None for value in values):
+                seen.add(name)
+            columns[name] = pl.Series(name, [_as_text(value) for value in values], dtype=pl.String)
+        if number == 1 and records:
+            absent = [name for name in names if name not in seen]
+            if absent:
+                first = next(source.blocks())[1].split(b"\n", 1)[0]
+                try:
+                    found = list(msgspec.json.decode(first))
+                except msgspec.DecodeError:
+                    found = []
+                _check_columns(source, names, [*found, *seen])
+        yield number, pl.DataFrame(columns)
+        number += len(records)
+
+
+def _sheet_frames(source: Source, names: list[str]) -> Iterator[tuple[int, pl.DataFrame]]:
+    import python_calamine
+
+    try:
+        rows = python_calamine.CalamineWorkbook.from_path(str(source.path)).get_sheet_by_index(0).iter_rows()
+        header = [str(cell).strip() for cell in next(rows, [])]
+    except (python_calamine.CalamineError, OSError) as error:
+        raise UserError(f"{source.path} is no readable workbook: {error}") from error
+    _check_columns(source, names, header)
+    places = [header.index(name) for name in names]
+    number = 2
+    while True:
+        block: list[list[str | None]] = [[] for _ in names]
+        for row in rows:
+            for cells, place in zip(block, places, strict=True):
+                cells.append(_as_text(row[place]))
+            if len(block[0]) == 1 << 16:
+                break
+        if not block[0]:
+            return
+        yield (
+            number,
+            pl.DataFrame({n: pl.Series(n, cells, dtype=pl.String) for n, cells in zip(names, block, strict=True)}),
+        )
+        number += len(block[0])
+
+
+def _as_text(value: Any) -> str | None:
+    """A cell as a CSV would have it: whole numbers without a fraction, times as ISO, nothing as null."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, list):
+        return " ".join(filter(None, map(_as_text, value)))
+    return str(value)
+
+
+def _check_columns(source: Source, wanted: list[str], found: list[str]) -> None:
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise UserError(f"{source.path.name} has no column {', '.join(missing)}; its columns are {', '.join(found)}")
+
+
+TIME_FORMATS = (
+    "%Y-%m-%d %H:%M:%S%.f",
+    "%Y-%m-%dT%H:%M:%S%.f",
+    "%Y-%m-%d %H:%M",
+    "%m/%d/%Y %H:%M",
+    "%m/%d/%Y %H:%M:%S",
+)
+
+
+def parse_times(values: pl.Series, formats: tuple[str, ...] = TIME_FORMATS) -> pl.Series:
+    """Times as seconds since 1970 (UTC), float64; numbers stay as they are; null where a value is no time.
+
+    >>> parse_times(pl.Series(["12/1/2010 8:26", "2010-12-01 08:26:00", "1291191960", "soon"])).to_list()
+    [1291191960.0, 1291191960.0, 1291191960.0, None]
+    """
+    if _is_time(values.dtype):
+        return values.cast(pl.Datetime("us")).dt.timestamp("us").cast(pl.Float64) / 1e6
+    if values.dtype.is_numeric():
+        return values.cast(pl.Float64)
+    values = values.str.strip_chars()
+    times = values.cast(pl.Float64, strict=False)
+    for form in formats:
+        if not times.null_count():
+            break
+        # only what is still missing is parsed
+        text = values.to_frame("t").with_columns(pl.when(times.is_null()).then(pl.col("t")).alias("t"))["t"]
+        text = text.str.replace("Z$|[+]00:?00$", "")
+        parsed = text.str.to_datetime(form, strict=False, time_unit="us").dt.timestamp("us").cast(pl.Float64) / 1e6
+        times = times.zip_with(times.is_not_null(), parsed)
+    if times.null_count() and formats is TIME_FORMATS:
+        parsed = values.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us")).dt.timestamp("us")
+        times = times.zip_with(times.is_not_null(), parsed.cast(pl.Float64) / 1e6)
+    return times.set(times.is_nan() | times.is_infinite(), None)

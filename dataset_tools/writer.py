@@ -244,7 +244,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, k: int = 5) -> None:
         "--out",
         type=Path,
         default=Path("dataset"),
-        help="folder of datasets; the files go to OUT/NAME (default: dataset)",
+        help="the files go to OUT/NAME (default: %(default)s)",
     )
     output.add_argument(
         "--benchmark_splits", action="store_true", help="also write the authors' NAME.{train,valid,test}.inter"
