@@ -1,0 +1,229 @@
+"""Your own shop to RecBole atomic files, in one command.
+
+python -m dataset_tools.custom --interactions orders.csv --items products.csv --name myshop --out dataset
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dataset_tools.common import UserError, run_cli
+
+if TYPE_CHECKING:
+    from dataset_tools.pipeline import Dataset
+    from dataset_tools.sources import BadLines, Source
+
+
+def build(
+    interactions: Source,
+    items: Source,
+    *,
+    user_column: str = "user_id",
+    item_column: str = "item_id",
+    time_column: str | None = "timestamp",
+    rating_column: str | None = None,
+    item_id_column: str | None = None,
+    text_columns: tuple[str, ...] = ("title",),
+    time_format: str | None = None,
+    user_k: int = 5,
+    item_k: int = 5,
+    encoding: str = "utf-8",
+    separator: str | None = None,
+    bad: BadLines | None = None,
+) -> tuple[Dataset, dict[str, Any]]:
+    """Run the pipeline on two tables.
+
+    Parameters
+    ----------
+    interactions, items
+        Tables of csv, tsv, parquet, jsonl or xlsx.
+    user_column, item_column, time_column, rating_column
+        Of the interactions. Without a time column the order of the file is the order in time. A rating only tells
+        repeated rows apart.
+    item_id_column, text_columns
+        Of the items; the texts are joined in this order. ``item_id_column`` None for ``item_column``.
+    time_format
+        As of ``strptime``; None for numbers and ISO dates.
+    user_k, item_k
+        Interactions that a user and an item need.
+    encoding, separator
+        Of csv and tsv.
+    bad
+        Where unreadable rows go.
+
+    Returns
+    -------
+    dataset
+    provenance : dict
+        For `dataset_tools.writer.write_dataset`.
+    """
+    import numpy as np
+    import polars as pl
+
+    from dataset_tools import pipeline
+    from dataset_tools.sources import TIME_FORMATS, BadLines, parse_times, read_table
+
+    bad = bad or BadLines()
+    formats = (time_format,) if time_format else tuple(f for f in TIME_FORMATS if f.startswith("%Y"))
+    user_ids, item_ids = pipeline.IdTable(), pipeline.IdTable()
+    columns = pipeline.Columns("users", "items", "times", "ratings")
+    types: dict[str, Any] = {user_column: pl.String, item_column: pl.String}
+    required = {user_column: "given", item_column: "given"}
+    if time_column:
+        types[time_column] = pl.String
+        required[time_column] = "given"
+    if rating_column:
+        types[rating_column] = pl.Float64
+        required[rating_column] = "a number"
+    count = 0
+    for number, frame in read_table(
+        interactions, types, bad, required=required, encoding=encoding, separator=separator
+    ):
+        if time_column:
+            times = parse_times(frame[time_column], formats)
+            for row in times.is_null().arg_true().to_list():
+                reason = f"{time_column} is not a time (see --time_format)"
+                bad.add(interactions.path.name, number + row, reason, str(frame[time_column][row]))
+            frame = frame.with_columns(times.alias("_time")).drop_nulls("_time")
+        else:
+            frame = frame.with_columns((pl.int_range(pl.len()).cast(pl.Float64) + count).alias("_time"))
+        count += len(frame)
+        ratings = frame[rating_column].to_numpy() if rating_column else np.zeros(len(frame))
+        columns.append(
+            users=user_ids.encode(frame[user_column]),
+            items=item_ids.encode(frame[item_column]),
+            times=frame["_time"].to_numpy(),
+            ratings=ratings,
+        )
+    data = pipeline.Interactions.from_columns(columns, user_ids, item_ids, np.float64, np.float64)
+    if not len(data):
+        raise UserError(f"{interactions.path} holds no interaction; is it the right file?")
+    data.times = pipeline.whole_times(data.times)
+    data.count("read")
+    repeated = pipeline.drop_duplicates(data)
+
+    item_id = item_id_column or item_column
+    known = np.zeros(len(item_ids), dtype=bool)
+    texts: dict[int, str] = {}
+    records = repeated_records = 0
+    seen = pipeline.IdTable()
+    item_types = {item_id: pl.String, **dict.fromkeys(text_columns, pl.String)}
+    for _, frame in read_table(
+        items, item_types, bad, required={item_id: "given"}, encoding=encoding, separator=separator
+    ):
+        records += len(frame)
+        before = len(seen)
+        seen.encode(frame[item_id])
+        repeated_records += len(frame) - (len(seen) - before)
+        codes = item_ids.encode(frame[item_id])
+        wanted = np.flatnonzero(codes < len(known)).tolist()
+        fields = [frame[name].to_list() for name in text_columns]
+        for row in wanted:
+            code = int(codes[row])
+            if not known[code]:
+                known[code] = True
+                texts[code] = pipeline.join_fields(field[row] for field in fields)
+    known = np.concatenate([known, np.zeros(len(item_ids) - len(known), dtype=bool)])
+    pipeline.keep_items(data, known, "a row in the item table")
+    pipeline.keep_k_core(data, user_k, item_k)
+    dataset = pipeline.make_sequences(data)
+    dataset.texts = [texts[code] for code in item_ids.encode(dataset.item_ids).tolist()]
+    provenance = {
+        "sources": [interactions.record(), items.record()],
+        "source_kind": "custom",
+        "settings": {
+            "columns": {
+                "user": user_column,
+                "item": item_column,
+                "time": time_column,
+                "rating": rating_column,
+                "item_id": item_id,
+                "text": list(text_columns),
+            },
+            "user_k": user_k,
+            "item_k": item_k,
+        },
+        "duplicate_interactions": repeated,
+        "metadata": {"records": records, "duplicate_records": repeated_records},
+        "bad_lines": dict(sorted(bad.per_file.items())),
+    }
+    return dataset, provenance
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    from dataset_tools.writer import add_arguments
+
+    parser = argparse.ArgumentParser(
+        prog="python -m dataset_tools.custom",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Turn your own data into a dataset for RecBole and UniSRec.\n\n"
+            "It takes two tables (csv, tsv, parquet, jsonl or xlsx; csv, tsv and jsonl also as .gz): who took what when,\n"
+            "and what the items are called. Repeated rows count once, items without a row in the item table go, then\n"
+            "users and items with too few interactions; each user is sorted by time (ties keep the order of the file)."
+        ),
+        epilog=(
+            "examples:\n"
+            "  python -m dataset_tools.custom --interactions orders.csv --items products.csv --name myshop\n"
+            "  python -m dataset_tools.custom --interactions orders.parquet --items products.jsonl --name myshop \\\n"
+            "      --user_col customer --item_col sku --time_col ordered_at --text_cols name category brand\n"
+            "  python -m dataset_tools.custom --interactions clicks.tsv --items items.tsv --name clicks --no_time \\\n"
+            "      --user_k 2 --item_k 2"
+        ),
+    )
+    source = parser.add_argument_group("input")
+    source.add_argument("--interactions", type=Path, required=True, metavar="FILE", help="table of interactions")
+    source.add_argument("--items", type=Path, required=True, metavar="FILE", help="table of items")
+    parser.add_argument("--name", required=True, help="name of the dataset")
+    source.add_argument("--user_col", default="user_id", help="column of the user (default: %(default)s)")
+    source.add_argument("--item_col", default="item_id", help="column of the item (default: %(default)s)")
+    source.add_argument("--time_col", default="timestamp", help="column of the time (default: %(default)s)")
+    source.add_argument("--no_time", action="store_true", help="there is no time; the file is in order")
+    source.add_argument("--time_format", help="such as '%%d.%%m.%%Y %%H:%%M' (default: numbers and ISO dates)")
+    source.add_argument("--rating_col", help="column of a rating, which tells repeated rows apart (default: none)")
+    source.add_argument("--item_id_col", help="column of the item in the item table (default: as --item_col)")
+    source.add_argument(
+        "--text_cols", nargs="+", default=["title"], metavar="COL", help="text columns, in order (default: title)"
+    )
+    source.add_argument("--encoding", default="utf-8", help="of csv and tsv (default: %(default)s)")
+    source.add_argument("--separator", help="of csv and tsv, such as ';' (default: by the name of the file)")
+    add_arguments(parser)
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command."""
+    args = make_parser().parse_args(arguments)
+    started = time.perf_counter()
+    from dataset_tools.sources import BadLines, Source
+    from dataset_tools.writer import check_target, finish
+
+    check_target(args.out / args.name, args.name, args.overwrite)
+    show = not args.quiet and sys.stderr.isatty()
+    dataset, provenance = build(
+        Source(args.interactions, show),
+        Source(args.items, show),
+        user_column=args.user_col,
+        item_column=args.item_col,
+        time_column=None if args.no_time else args.time_col,
+        rating_column=args.rating_col,
+        item_id_column=args.item_id_col,
+        text_columns=tuple(args.text_cols),
+        time_format=args.time_format,
+        user_k=args.user_k,
+        item_k=args.item_k,
+        encoding=args.encoding,
+        separator=args.separator,
+        bad=BadLines(args.max_bad_lines),
+    )
+    finish(args, args.name, dataset, provenance, started)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

@@ -1,0 +1,200 @@
+"""Online Retail (UCI, Kaggle) to RecBole atomic files: a sequence is an invoice, as in the UniSRec paper.
+
+python -m dataset_tools.online_retail --raw data.csv --out dataset
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dataset_tools.common import UserError, run_cli
+
+if TYPE_CHECKING:
+    from dataset_tools.pipeline import Dataset
+    from dataset_tools.sources import BadLines, Source
+
+# products have five digits and at most a few letters; the rest is postage, fees, samples, vouchers
+PRODUCT_CODE = r"^\d{5}"
+
+
+def description_text(description: str) -> str:
+    """Text of an item.
+
+    >>> description_text("  WHITE METAL LANTERN ")
+    'white metal lantern.'
+    """
+    return re.sub(r"[\t\r\n\x00\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+", " ", description).strip().lower() + "."
+
+
+def build(
+    source: Source,
+    *,
+    sequence: str = "invoice",
+    drop_cancelled: bool = False,
+    drop_non_products: bool = False,
+    user_k: int = 5,
+    item_k: int = 5,
+    encoding: str | None = None,
+    bad: BadLines | None = None,
+) -> tuple[Dataset, dict[str, Any]]:
+    """Run the pipeline on the dump.
+
+    Parameters
+    ----------
+    source
+        The csv, xlsx or parquet file.
+    sequence
+        ``invoice`` (the paper's) or ``customer``; rows without a customer are left out of the latter.
+    drop_cancelled
+        Leave out invoices whose number starts with C.
+    drop_non_products
+        Leave out codes that are no products, such as POST, D, M.
+    user_k, item_k
+        Rows that a sequence and an item need.
+    encoding
+        Of a csv; None for UTF-8 if all of it is valid UTF-8, else latin-1.
+    bad
+        Where unreadable rows go.
+
+    Returns
+    -------
+    dataset
+    provenance : dict
+        For `dataset_tools.writer.write_dataset`.
+    """
+    import numpy as np
+    import polars as pl
+
+    from dataset_tools import pipeline
+    from dataset_tools.sources import BadLines, is_utf8, parse_times, read_table
+
+    bad = bad or BadLines()
+    if encoding is None and ".csv" in source.path.suffixes:
+        encoding = "utf-8" if is_utf8(source) else "latin-1"
+    user_ids, item_ids = pipeline.IdTable(), pipeline.IdTable()
+    columns = pipeline.Columns("users", "items", "times", "ratings")
+    texts: dict[int, str] = {}
+    rows = dict.fromkeys(("read", "without_description", "cancelled", "non_products", "without_customer"), 0)
+    names = ["InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate"]
+    if sequence == "customer":
+        names.append("CustomerID")
+    types = {name: pl.Float64 if name == "Quantity" else pl.String for name in names}
+    required = {"InvoiceNo": "given", "StockCode": "given", "Quantity": "a number", "InvoiceDate": "a time"}
+    for number, frame in read_table(source, types, bad, required=required, encoding=encoding or "utf-8"):
+        rows["read"] += len(frame)
+        times = parse_times(frame["InvoiceDate"])
+        for row in times.is_null().arg_true().to_list():
+            bad.add(source.path.name, number + row, "InvoiceDate is not a time", str(frame["InvoiceDate"][row]))
+        frame = frame.with_columns(times.alias("time")).drop_nulls("time")
+        kept = [("without_description", pl.col("Description").fill_null("") != "")]
+        if drop_cancelled:
+            kept.append(("cancelled", ~pl.col("InvoiceNo").str.starts_with("C")))
+        if drop_non_products:
+            kept.append(("non_products", pl.col("StockCode").str.contains(PRODUCT_CODE)))
+        if sequence == "customer":
+            kept.append(("without_customer", pl.col("CustomerID").fill_null("") != ""))
+            # a spreadsheet makes 17850.0 of it
+            frame = frame.with_columns(pl.col("CustomerID").str.replace(r"\.0$", ""))
+        for reason, condition in kept:
+            before = len(frame)
+            frame = frame.filter(condition)
+            rows[reason] += before - len(frame)
+        codes = item_ids.encode(frame["StockCode"])
+        for place in np.unique(codes, return_index=True)[1].tolist():
+            if int(codes[place]) not in texts:
+                texts[int(codes[place])] = description_text(frame["Description"][place])
+        columns.append(
+            users=user_ids.encode(frame["CustomerID" if sequence == "customer" else "InvoiceNo"]),
+            items=codes,
+            times=frame["time"].to_numpy(),
+            ratings=frame["Quantity"].to_numpy(),
+        )
+    data = pipeline.Interactions.from_columns(columns, user_ids, item_ids, np.float64, np.float64)
+    if not len(data):
+        raise UserError(f"{source.path} holds no row with a description; is it the right file?")
+    data.times = pipeline.whole_times(data.times)
+    data.count("read")
+    repeated = pipeline.drop_duplicates(data)
+    pipeline.keep_k_core(data, user_k, item_k)
+    dataset = pipeline.make_sequences(data)
+    dataset.texts = [texts[code] for code in item_ids.encode(dataset.item_ids).tolist()]
+    provenance = {
+        "sources": [source.record()],
+        "source_kind": "Online Retail",
+        "settings": {
+            "sequence": sequence,
+            "drop_cancelled": drop_cancelled,
+            "drop_non_products": drop_non_products,
+            "user_k": user_k,
+            "item_k": item_k,
+        },
+        "rows": rows,
+        "duplicate_interactions": repeated,
+        "bad_lines": dict(sorted(bad.per_file.items())),
+    }
+    return dataset, provenance
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    from dataset_tools.writer import add_arguments
+
+    parser = argparse.ArgumentParser(
+        prog="python -m dataset_tools.online_retail",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Turn the Online Retail dump (UCI or Kaggle) into a dataset for RecBole and UniSRec.\n\n"
+            "It takes the file as it is: data.csv from Kaggle (latin-1 or UTF-8, dates as 12/1/2010 8:26 or ISO) or the\n"
+            "original Online Retail.xlsx. As in the paper an invoice is a sequence, rows without a description go, and\n"
+            "the text of an item is its first description in lower case. Items of an invoice all have the same time;\n"
+            "they keep the order of the file."
+        ),
+        epilog=(
+            "examples:\n"
+            "  python -m dataset_tools.online_retail --raw data.csv\n"
+            "  python -m dataset_tools.online_retail --raw 'Online Retail.xlsx' --sequence customer --name ORcustomer \\\n"
+            "      --drop_cancelled --drop_non_products"
+        ),
+    )
+    source = parser.add_argument_group("input")
+    source.add_argument("--raw", type=Path, required=True, metavar="FILE", help="the csv, xlsx or parquet file")
+    source.add_argument("--encoding", help="of a csv (default: UTF-8 if it is valid UTF-8, else latin-1)")
+    source.add_argument(
+        "--sequence", choices=("invoice", "customer"), default="invoice", help="what a user is (default: %(default)s)"
+    )
+    source.add_argument("--drop_cancelled", action="store_true", help="leave out cancelled invoices (number C...)")
+    source.add_argument("--drop_non_products", action="store_true", help="leave out codes such as POST, D, M")
+    parser.add_argument("--name", default="OR", help="name of the dataset (default: %(default)s)")
+    add_arguments(parser)
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command."""
+    args = make_parser().parse_args(arguments)
+    started = time.perf_counter()
+    from dataset_tools.sources import BadLines, Source
+    from dataset_tools.writer import check_target, finish
+
+    check_target(args.out / args.name, args.name, args.overwrite)
+    dataset, provenance = build(
+        Source(args.raw, not args.quiet and sys.stderr.isatty()),
+        sequence=args.sequence,
+        drop_cancelled=args.drop_cancelled,
+        drop_non_products=args.drop_non_products,
+        user_k=args.user_k,
+        item_k=args.item_k,
+        encoding=args.encoding,
+        bad=BadLines(args.max_bad_lines),
+    )
+    finish(args, args.name, dataset, provenance, started)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

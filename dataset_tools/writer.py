@@ -1,0 +1,306 @@
+"""Write a dataset folder, whole or not at all: RecBole's atomic files, the index files and the provenance.
+
+| file | content |
+|---|---|
+| ``NAME.inter`` | ``user_id:token``, ``item_id:token``, ``timestamp:float``; raw ids, user after user, in time order |
+| ``NAME.item`` | ``item_id:token``, ``text:token_seq``, in index order |
+| ``NAME.text`` | the same, under the name that the authors' files have |
+| ``NAME.user2index``, ``NAME.item2index`` | raw id, tab, index |
+| ``NAME.json`` | provenance: sources with sizes and checksums, counts after each step, settings, tool version |
+| ``NAME.{train,valid,test}.inter`` | the authors' leave-one-out splits, on request |
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from dataset_tools import __version__
+from dataset_tools.common import UserError
+from dataset_tools.pipeline import Dataset, check_ids, is_empty_text
+
+MAX_HISTORY = 50  # the authors cut every history to its last 50 items
+ROWS = 1 << 20
+SPLIT_HEADER = b"user_id:token\titem_id_list:token_seq\titem_id:token\n"
+
+
+def check_target(folder: Path, name: str, overwrite: bool) -> None:
+    """Refuse a folder that must not be replaced; called before the work and again before the swap.
+
+    Raises
+    ------
+    UserError
+        If the folder holds something and ``overwrite`` is off, or holds something that is no dataset.
+    """
+    if not name or name != Path(name).name or name.startswith(".") or any(c.isspace() for c in name):
+        raise UserError(f"{name!r} cannot name a dataset; use letters, digits, dashes and underscores")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; choose another --out or --name")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not overwrite:
+        raise UserError(f"{folder} exists and is not empty; pass --overwrite to replace it, or choose another --name")
+    if not any((folder / f"{name}.{suffix}").exists() for suffix in ("inter", "train.inter", "json")):
+        raise UserError(f"{folder} holds no dataset named {name}, so --overwrite leaves it alone; choose another --out")
+
+
+@contextmanager
+def replace_folder(folder: Path, name: str, overwrite: bool) -> Iterator[Path]:
+    """Yield an empty folder beside ``folder``; put it in its place on success, remove it on failure.
+
+    Raises
+    ------
+    UserError
+        See `check_target`; also if the disk is full or the place cannot be written.
+    """
+    check_target(folder, name, overwrite)
+    temporary: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o777 & ~umask)
+        yield temporary
+        for path in temporary.iterdir():
+            with open(path, "rb") as written:
+                os.fsync(written.fileno())
+        check_target(folder, name, overwrite)
+        _swap(temporary, folder)
+    except (OSError, pl.exceptions.ComputeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"could not write {folder}: {reason}; free some space or check permissions, nothing was changed"
+        ) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swap(new: Path, folder: Path) -> None:
+    """Rename ``new`` to ``folder``; what was there goes only after the new one has its name."""
+    old: Path | None = None
+    if folder.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".old", dir=folder.parent))
+        os.rename(folder, old / folder.name)
+    try:
+        os.rename(new, folder)
+    except OSError:
+        if old is not None:
+            os.rename(old / folder.name, folder)
+        raise
+    finally:
+        if old is not None and folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def write_dataset(
+    out: str | os.PathLike[str],
+    name: str,
+    dataset: Dataset,
+    *,
+    provenance: dict[str, Any] | None = None,
+    benchmark_splits: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Write ``out/NAME/NAME.*`` and return the folder.
+
+    Parameters
+    ----------
+    out
+        Folder of datasets, for example ``dataset``.
+    name
+        Name of the dataset and prefix of its files.
+    dataset
+        Sequences, ids and texts.
+    provenance
+        Written to ``NAME.json`` with the counts and the tool version; nothing in it changes between two equal runs.
+    benchmark_splits
+        Also write the authors' ``NAME.{train,valid,test}.inter``.
+    overwrite
+        Replace a dataset that is there.
+
+    Raises
+    ------
+    UserError
+        If the folder exists, an id cannot be written, or the disk is full. What was there stays then.
+    """
+    folder = Path(out) / name
+    if len(dataset.texts) != len(dataset.item_ids):
+        raise ValueError(f"{len(dataset.texts)} texts for {len(dataset.item_ids)} items")
+    check_ids(dataset.user_ids, "user")
+    check_ids(dataset.item_ids, "item")
+    with replace_folder(folder, name, overwrite) as temporary:
+        _write_inter(temporary / f"{name}.inter", dataset)
+        _write_text(temporary / f"{name}.item", dataset)
+        # a second name for the same bytes: the authors' name of the file
+        shutil.copyfile(temporary / f"{name}.item", temporary / f"{name}.text")
+        _write_index(temporary / f"{name}.user2index", dataset.user_ids)
+        _write_index(temporary / f"{name}.item2index", dataset.item_ids)
+        if benchmark_splits:
+            write_benchmark_splits(temporary, name, dataset.offsets, dataset.items)
+        lengths = np.diff(dataset.offsets)
+        record = {
+            "dataset": name,
+            "tool": "recbole_unisrec.dataset_tools",
+            "version": __version__,
+            "counts": {
+                "interactions": len(dataset.items),
+                "users": len(dataset.user_ids),
+                "items": len(dataset.item_ids),
+                "mean_sequence": round(float(lengths.mean()), 4) if len(lengths) else 0,
+                "empty_texts": sum(map(is_empty_text, dataset.texts)),
+            },
+            "steps": dataset.steps,
+            "benchmark_splits": benchmark_splits,
+            "ties": "equal times keep the order of the source file",
+            **(provenance or {}),
+        }
+        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+        (temporary / f"{name}.json").write_text(text, encoding="utf-8", newline="\n")
+    return folder
+
+
+def _write_inter(path: Path, dataset: Dataset) -> None:
+    """Write in slices, so that the raw ids of all rows are never in memory at once."""
+    with open(path, "wb") as out:
+        out.write(b"user_id:token\titem_id:token\ttimestamp:float\n")
+        for start in range(0, len(dataset.items), ROWS):
+            stop = min(start + ROWS, len(dataset.items))
+            user = np.searchsorted(dataset.offsets, np.arange(start, stop), side="right") - 1
+            frame = pl.DataFrame(
+                {
+                    "user": dataset.user_ids.gather(user),
+                    "item": dataset.item_ids.gather(dataset.items[start:stop]),
+                    "time": dataset.times[start:stop],
+                }
+            )
+            frame.write_csv(out, include_header=False, separator="\t", quote_style="never")
+
+
+def _write_text(path: Path, dataset: Dataset) -> None:
+    with open(path, "w", encoding="utf-8", newline="\n") as out:
+        out.write("item_id:token\ttext:token_seq\n")
+        out.writelines(f"{item}\t{text}\n" for item, text in zip(dataset.item_ids, dataset.texts, strict=True))
+
+
+def _write_index(path: Path, ids: pl.Series) -> None:
+    frame = pl.DataFrame({"id": ids, "index": np.arange(len(ids))})
+    with open(path, "wb") as out:
+        frame.write_csv(out, include_header=False, separator="\t", quote_style="never")
+
+
+def write_benchmark_splits(folder: Path, name: str, offsets: np.ndarray, items: np.ndarray) -> None:
+    """Write the authors' leave-one-out files, of index ids.
+
+    The last item of a user is the test target, the one before it the valid target, and every item before those but the
+    first a training target, the latest first. A history holds its last 50 items. A target without a history (users of
+    one or two interactions) has no row.
+    """
+    with (
+        open(folder / f"{name}.train.inter", "wb") as train,
+        open(folder / f"{name}.valid.inter", "wb") as valid,
+        open(folder / f"{name}.test.inter", "wb") as test,
+    ):
+        for file in (train, valid, test):
+            file.write(SPLIT_HEADER)
+        for user in range(len(offsets) - 1):
+            tokens = [b"%d" % item for item in items[offsets[user] : offsets[user + 1]].tolist()]
+            # every history is a slice of this one line; ends[i] is where item i starts in it
+            line = b" ".join(tokens)
+            starts = [0]
+            for token in tokens:
+                starts.append(starts[-1] + len(token) + 1)
+            number = b"%d\t" % user
+            length = len(tokens)
+            train.writelines(_row(number, line, starts, tokens, target) for target in range(length - 3, 0, -1))
+            if length > 2:
+                valid.write(_row(number, line, starts, tokens, length - 2))
+            if length > 1:
+                test.write(_row(number, line, starts, tokens, length - 1))
+
+
+def _row(number: bytes, line: bytes, starts: list[int], tokens: list[bytes], target: int) -> bytes:
+    first = target - MAX_HISTORY if target > MAX_HISTORY else 0
+    return b"%b%b\t%b\n" % (number, line[starts[first] : starts[target] - 1], tokens[target])
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, k: int = 5) -> None:
+    """Add the flags that every dataset tool has: output, k-core, texts to features."""
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--out",
+        type=Path,
+        default=Path("dataset"),
+        help="the files go to OUT/NAME (default: %(default)s)",
+    )
+    output.add_argument(
+        "--benchmark_splits", action="store_true", help="also write the authors' NAME.{train,valid,test}.inter"
+    )
+    output.add_argument("--overwrite", action="store_true", help="replace a dataset of the same name")
+    core = parser.add_argument_group("filters")
+    core.add_argument("--user_k", type=_natural, default=k, help="interactions a user needs (default: %(default)s)")
+    core.add_argument("--item_k", type=_natural, default=k, help="interactions an item needs (default: %(default)s)")
+    core.add_argument(
+        "--max_bad_lines", type=_natural, default=1000, help="unreadable lines to skip before giving up (default: 1000)"
+    )
+    encoder = parser.add_argument_group("text features (or later: python -m dataset_tools.features)")
+    encoder.add_argument("--encoder", help="also encode the item texts with it: a hub name, a local path, or minilm")
+    encoder.add_argument("--pooling", default="CLS", help="vector of a text: CLS or Mean (default: %(default)s)")
+    encoder.add_argument("--precision", default="fp32", help="arithmetic of the encoder (default: %(default)s)")
+    encoder.add_argument(
+        "--word_drop", type=float, default=0.0, help="also write features with words dropped (the paper: 0.15)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress and no table of counts")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def _natural(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
+    return int(text)
+
+
+def finish(args: argparse.Namespace, name: str, dataset: Dataset, provenance: dict[str, Any], started: float) -> Path:
+    """Write the dataset that a command made, say what it holds, and encode the texts if asked to."""
+    folder = write_dataset(
+        args.out,
+        name,
+        dataset,
+        provenance=provenance,
+        benchmark_splits=args.benchmark_splits,
+        overwrite=args.overwrite,
+    )
+    if not args.quiet:
+        print(steps_table(dataset.steps), file=sys.stderr)
+        empty = sum(map(is_empty_text, dataset.texts))
+        if empty:
+            print(f"{empty:,} of {len(dataset.texts):,} item texts are empty after cleaning", file=sys.stderr)
+    print(f"{folder}  ({time.perf_counter() - started:.1f} s)")
+    if args.encoder:
+        from dataset_tools.features import encode_dataset
+
+        options = {"encoder": args.encoder, "pooling": args.pooling, "precision": args.precision}
+        print(encode_dataset(folder, name, word_drop=0.0, **options))
+        if args.word_drop:
+            print(encode_dataset(folder, name, word_drop=args.word_drop, **options))
+    return folder
+
+
+def steps_table(steps: list[dict[str, Any]]) -> str:
+    """Counts after each step, as lines of text."""
+    lines = [f"{'step':<34}{'interactions':>14}{'users':>12}{'items':>12}"]
+    lines += [f"{s['step']:<34}{s['interactions']:>14,}{s['users']:>12,}{s['items']:>12,}" for s in steps]
+    return "\n".join(lines)
