@@ -97,7 +97,7 @@ def _patch_load() -> None:
     @functools.wraps(original)
     def load_data_and_model(model_file: str) -> Any:
         # it imports torch within, so torch itself is lent the safe load for the duration of the call
-        torch.load = safe_torch_load
+        torch.load = safe_torch_load  # type: ignore[assignment]
         try:
             return original(model_file)
         finally:

@@ -87,7 +87,7 @@ def prepare(config: Config, encoder: str | None, pooling: str, progress: bool = 
 
         prepare_ml100k(folder.parent)
     needs_text = config["model"] in MODELS and issubclass(MODELS[config["model"]].dataset, TextDataset)
-    if not needs_text or (folder / f"{name}.{config['plm_suffix']}").is_file() and encoder is None:
+    if not needs_text or ((folder / f"{name}.{config['plm_suffix']}").is_file() and encoder is None):
         return
     if encoder is None and not embedded:
         return  # the dataset says what is missing and how to make it
@@ -124,7 +124,9 @@ def train(config: Config, verbose: bool = False, load: Any = None) -> Result:
     dataset = create_dataset(config)
     n_items = dataset.item_num - 1
     if config["model"] not in MODELS and max(config["topk"]) > n_items:
-        raise UserError(f"topk {max(config['topk'])} is more than the {n_items} items of {config['dataset']}; lower topk")
+        raise UserError(
+            f"topk {max(config['topk'])} is more than the {n_items} items of {config['dataset']}; lower topk"
+        )
     train_data, valid_data, test_data = data_preparation(config, dataset)
     init_seed(config["seed"], config["reproducibility"])
     model = model_class(config["model"])(config, train_data._dataset).to(config["device"])
@@ -185,7 +187,9 @@ def start_logging(config: Config, verbose: bool) -> None:
     try:
         init_logger(config)
     except OSError as error:
-        raise UserError(f"cannot write the log in ./log: {error.strerror}; run from a folder you may write to") from error
+        raise UserError(
+            f"cannot write the log in ./log: {error.strerror}; run from a folder you may write to"
+        ) from error
     for handler in root.handlers:
         if type(handler) is logging.StreamHandler and not verbose:
             handler.setLevel(logging.ERROR)

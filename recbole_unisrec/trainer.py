@@ -25,6 +25,9 @@ EVAL_ROWS = 4096  # histories encoded at a time
 NAN_CHECK_EVERY = 50  # steps between looks at the loss on an accelerator, where each look is a synchronisation
 
 
+PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
+
+
 class PackedTrainer(Trainer):
     """Trains and evaluates a `TableRecommender`; everything else is RecBole's ``Trainer``.
 
@@ -36,13 +39,15 @@ class PackedTrainer(Trainer):
     """
 
     model: TableRecommender
+    saved_model_file: str
 
     def __init__(self, config: Any, model: TableRecommender) -> None:
         check_writable(config["checkpoint_dir"])
         super().__init__(config, model)
-        self.autocast_dtype = {"fp32": None, "bf16": torch.bfloat16}.get(config["precision"] or "fp32", False)
-        if self.autocast_dtype is False:
-            raise UserError(f"unknown precision {config['precision']!r}; choose fp32 or bf16")
+        precision = config["precision"] or "fp32"
+        if precision not in PRECISIONS:
+            raise UserError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+        self.autocast_dtype = PRECISIONS[precision]
         # seconds matter when two runs start together, and names must not collide
         stem, _ = os.path.splitext(self.saved_model_file)
         self.saved_model_file = f"{stem}-{os.getpid()}.pth"
@@ -62,7 +67,7 @@ class PackedTrainer(Trainer):
         """The context of forward passes: bfloat16 products if ``precision: bf16``."""
         if self.autocast_dtype is None and not self.enable_amp:
             return contextlib.nullcontext()
-        return torch.autocast(device_type=self.device.type, dtype=self.autocast_dtype or None)
+        return torch.autocast(device_type=self.device.type, dtype=self.autocast_dtype)
 
     def _train_epoch(
         self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False

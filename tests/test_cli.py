@@ -18,7 +18,10 @@ def run(*arguments: str) -> int:
 
 
 def test_two_models_give_one_table_and_a_json_each(ring: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--model", "UniSRec", "SASRec", "--dataset", "ring", "--train_stage", "inductive_ft", "--seed", "3", TOPK) == 0
+    assert (
+        run("--model", "UniSRec", "SASRec", "--dataset", "ring", "--train_stage", "inductive_ft", "--seed", "3", TOPK)
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "UniSRec inductive" in printed
     assert printed.count("valid NDCG@10") == 2

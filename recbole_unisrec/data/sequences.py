@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -210,9 +211,7 @@ def pack_last(pairs: Pairs, index: Tensor, lengths: Tensor) -> tuple[PackedBatch
     return _pack(pairs.items, start, target, target - start, lengths)
 
 
-def _pack(
-    items: Tensor, start: Tensor, stop: Tensor, first: Tensor, lengths: Tensor
-) -> tuple[PackedBatch, Tensor]:
+def _pack(items: Tensor, start: Tensor, stop: Tensor, first: Tensor, lengths: Tensor) -> tuple[PackedBatch, Tensor]:
     """Inputs are items[start:stop]; output j (0-based, j >= first - 1) predicts items[start + j + 1]."""
     bucket = torch.searchsorted(lengths, stop - start)
     bucket, order = bucket.sort(stable=True)
@@ -234,9 +233,7 @@ def _pack(
         targets.append(items[column.flatten()[wanted] + 1])
         buckets.append((n, length))
         row, offset = row + n, offset + n * length
-    packed = PackedBatch(
-        torch.cat(batch_items), torch.cat(positions), buckets, torch.cat(outputs), torch.cat(targets)
-    )
+    packed = PackedBatch(torch.cat(batch_items), torch.cat(positions), buckets, torch.cat(outputs), torch.cat(targets))
     return packed, order
 
 
@@ -279,6 +276,6 @@ class PackedLoader:
         cuts = torch.arange(1, self._n_batches) * (self.n_pairs / self._n_batches)
         bounds = [0, *torch.searchsorted(seen, cuts.long()).tolist(), len(order)]
         self.epoch += 1
-        for first, last in zip(bounds[:-1], bounds[1:], strict=True):
+        for first, last in pairwise(bounds):
             if last > first:
                 yield pack(self.segments, order[first:last], self.lengths)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -63,7 +65,7 @@ class MoEAdaptor(nn.Module):
         super().__init__()
         self.n_exps, self.noisy_gating, self.whitening = n_exps, noise, whitening
         self.dropout = nn.Dropout(dropout)
-        self.experts = nn.ModuleList(PWLayer(input_size, output_size) for _ in range(n_exps))
+        self.experts: Sequence[PWLayer] = nn.ModuleList(PWLayer(input_size, output_size) for _ in range(n_exps))  # type: ignore[assignment]
         self.w_gate = nn.Parameter(torch.zeros(input_size, n_exps))
         self.w_noise = nn.Parameter(torch.zeros(input_size, n_exps))
         if not whitening:
@@ -92,8 +94,7 @@ class MoEAdaptor(nn.Module):
             blocks = [self._mix(block, weight, shift) for block in flat.split(ROWS_PER_BLOCK)]
         else:
             blocks = [
-                checkpoint(self._mix, block, weight, shift, use_reentrant=False)
-                for block in flat.split(ROWS_PER_BLOCK)
+                checkpoint(self._mix, block, weight, shift, use_reentrant=False) for block in flat.split(ROWS_PER_BLOCK)
             ]
         adapted = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
         return adapted.view(*x.shape[:-1], -1)

@@ -5,10 +5,11 @@ from collections import Counter
 import numpy as np
 import polars as pl
 import pytest
-from dataset_tools import pipeline
-from dataset_tools.common import UserError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from dataset_tools import pipeline
+from dataset_tools.common import UserError
 
 ROWS = st.lists(
     st.tuples(
