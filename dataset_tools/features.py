@@ -340,7 +340,8 @@ class _FastBert:
                 q, k, v = self._heads(self._linear(x, qkv), 3)  # each [n, h, L, d / h]
             attended = self._attend(q, k, v, bias).transpose(1, 2).reshape(n, -1, width)
             x = functional.layer_norm(x + self._linear(attended, out), (width,), *norm1, self.eps)
-            x = functional.layer_norm(x + self._linear(self._linear(x, up, gelu=True), down), (width,), *norm2, self.eps)
+            wide = self._linear(x, up, gelu=True)
+            x = functional.layer_norm(x + self._linear(wide, down), (width,), *norm2, self.eps)
         return x
 
     def _heads(self, x: torch.Tensor, parts: int) -> torch.Tensor:
