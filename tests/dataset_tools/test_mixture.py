@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ def _sequences(folder: Path) -> tuple[Sequences, list[int]]:
         for part in ("items", "offsets", "user_domain")
     )
     assert (items.dtype, offsets.dtype, domain.dtype) == (np.int32, np.int64, np.int16)
-    found = [items[a:b].tolist() for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    found = [items[a:b].tolist() for a, b in pairwise(offsets)]
     assert sum(map(len, found)) == len(items)
     return found, domain.tolist()
 
@@ -118,8 +119,7 @@ def test_layouts_agree(data: st.DataObject, tmp_path_factory: pytest.TempPathFac
         _splits(root / "c", sequences, n_items, raw=True),
     ):
         domain = read_domain(folder)
-        parts = zip(domain.offsets[:-1], domain.offsets[1:], strict=True)
-        found = sorted(domain.items[start:stop].tolist() for start, stop in parts)
+        found = sorted(domain.items[start:stop].tolist() for start, stop in pairwise(domain.offsets))
         assert found == sorted(sequences)
         assert domain.n_items == n_items
 

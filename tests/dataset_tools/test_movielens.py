@@ -1,6 +1,7 @@
 import hashlib
 import importlib.util
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ def test_recboles_own_copy(tmp_path: Path) -> None:
     raw = [line.split("\t") for line in source.read_text().splitlines()[1:]]
     assert sorted(map(tuple, rows)) == sorted((user, item, time) for user, item, _, time in raw)
     seen: set[str] = set()
-    for (user, _, time), (next_user, _, next_time) in zip(rows, rows[1:], strict=False):
+    for (user, _, time), (next_user, _, next_time) in pairwise(rows):
         if user == next_user:
             assert float(time) <= float(next_time)
         else:
