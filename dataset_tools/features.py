@@ -36,7 +36,7 @@ POOLINGS = ("CLS", "Mean")
 PRECISIONS = ("fp32", "bf16")
 DTYPES = {"float32": np.float32, "float16": np.float16}
 EMPTY = "."  # what the authors put where an item has no text
-TOKEN_BUDGET = {"cpu": 2048, "cuda": 65536}  # padded tokens in a batch
+TOKEN_BUDGET = {"cpu": 1024, "cuda": 65536}  # padded tokens in a batch
 N_SHARDS = 64  # about as often is the work of a long run saved
 MAX_SHARD = 4096  # texts in a shard, so that one of millions of items does not lose minutes
 
@@ -265,6 +265,8 @@ class _FastBert:
         Of the matrix products; sums, norms and softmax stay in float32.
     """
 
+    use_onednn = True
+
     @staticmethod
     def fits(model: Any) -> bool:
         """Whether `model` is a plain BERT: encoder only, absolute positions, GELU."""
@@ -285,17 +287,30 @@ class _FastBert:
         # every text is of the first token type, so that its vector is part of the position
         self.positions = embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]
         self.norm = (embeddings.LayerNorm.weight, embeddings.LayerNorm.bias)
+        names = ("_linear_pointwise", "_reorder_linear_weight")
+        has_onednn = torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
+        self.onednn = self.words.device.type == "cpu" and has_onednn and self.use_onednn
         self.layers = []
         for layer in model.encoder.layer:
             attention, out = layer.attention.self, layer.attention.output
             three = (attention.query, attention.key, attention.value)
-            qkv = (torch.cat([p.weight for p in three]).to(dtype), torch.cat([p.bias for p in three]).to(dtype))
-            dense = (out.dense, layer.intermediate.dense, layer.output.dense)
-            linears = [(p.weight.to(dtype), p.bias.to(dtype)) for p in dense]
+            qkv = (torch.cat([p.weight for p in three]), torch.cat([p.bias for p in three]))
+            width = self.words.shape[1]
+            # queries apart as well: in the last layer they may be wanted for the first position alone
+            query, key_value = [tuple(part[rows] for part in qkv) for rows in (slice(width), slice(width, None))]
+            dense = [(p.weight, p.bias) for p in (out.dense, layer.intermediate.dense, layer.output.dense)]
+            linears = [self._pack(*pair) for pair in (qkv, query, key_value, *dense)]
             norms = [(p.LayerNorm.weight, p.LayerNorm.bias) for p in (out, layer.output)]
-            self.layers.append((qkv, *linears, *norms))
-        has_onednn = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        self.onednn = self.words.device.type == "cpu" and has_onednn
+            self.layers.append((*linears, *norms))
+
+    def _pack(self, weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weights in the type of the products, for oneDNN in the order that it reads them in."""
+        import torch
+
+        weight, bias = weight.to(self.dtype), bias.to(self.dtype)
+        if self.onednn:
+            weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), TOKEN_BUDGET["cpu"])
+        return weight, bias.contiguous()
 
     def _linear(self, x: torch.Tensor, weights: tuple[torch.Tensor, torch.Tensor], gelu: bool = False) -> torch.Tensor:
         import torch
@@ -329,18 +344,17 @@ class _FastBert:
         width = self.words.shape[1]
         x = functional.layer_norm(self.words[ids] + self.positions[:longest], (width,), *self.norm, self.eps)
         bias = None if mask is None else mask[:, None, None, :]  # [n, 1, 1, L]
-        for number, (qkv, out, up, down, norm1, norm2) in enumerate(self.layers, start=1):
-            first = first_only and number == len(self.layers)
-            weight, offset = qkv
-            if first:
-                k, v = self._heads(self._linear(x, (weight[width:], offset[width:])), 2)
-                x = x[:, :1]
-                (q,) = self._heads(self._linear(x, (weight[:width], offset[:width])), 1)
+        for number, (qkv, query, key_value, out, up, down, norm1, norm2) in enumerate(self.layers, start=1):
+            if first_only and number == len(self.layers):
+                k, v = self._heads(self._linear(x, key_value), 2)
+                x = x[:, :1].contiguous()
+                (q,) = self._heads(self._linear(x, query), 1)
             else:
                 q, k, v = self._heads(self._linear(x, qkv), 3)  # each [n, h, L, d / h]
             attended = self._attend(q, k, v, bias).transpose(1, 2).reshape(n, -1, width)
             x = functional.layer_norm(x + self._linear(attended, out), (width,), *norm1, self.eps)
-            x = functional.layer_norm(x + self._linear(self._linear(x, up, gelu=True), down), (width,), *norm2, self.eps)
+            wide = self._linear(x, up, gelu=True)
+            x = functional.layer_norm(x + self._linear(wide, down), (width,), *norm2, self.eps)
         return x
 
     def _heads(self, x: torch.Tensor, parts: int) -> torch.Tensor:

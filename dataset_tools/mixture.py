@@ -83,7 +83,7 @@ def _read_columns(path: Path, columns: dict[str, Any]) -> Any:
     ).select(list(columns))
 
 
-def _collect(frame: Any, path: Path) -> Any:
+def _collect(frame: Any, path: Path, may_be_empty: bool = False) -> Any:
     """Run a query in the streaming engine, so that only its result is in memory."""
     import polars as pl
 
@@ -92,9 +92,9 @@ def _collect(frame: Any, path: Path) -> Any:
     except pl.exceptions.PolarsError as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"cannot read {path} ({reason}); mend or remove the broken rows") from error
-    if found.is_empty():
+    if found.is_empty() and not may_be_empty:
         raise UserError(f"{path} holds no rows")
-    if found.null_count().sum_horizontal().item():
+    if sum(found.null_count().row(0)):
         raise UserError(f"{path} holds rows with empty fields; mend or remove them")
     return found
 
@@ -113,7 +113,7 @@ def _to_index(items: Any, ids: list[str], path: Path, by_number: bool = False) -
     if unknown.any():
         where = f"the index 0 to {len(ids) - 1}" if by_number else "NAME.item2index or NAME.item"
         first = items.filter(unknown)[0]
-        raise UserError(f"{path} holds an item without index, {first!r}: it is not in {where}; prepare the domain again")
+        raise UserError(f"{path} holds an item without index, {first!r} is not in {where}; prepare it again")
     return index.to_numpy()
 
 
@@ -168,20 +168,18 @@ def _read_splits(folder: Path, name: str, ids: list[str]) -> tuple[np.ndarray, n
             history.str.extract(r"(\S+)$").alias("last"),
             (history.str.count_matches(" ") + 1).alias("length"),
         )
-        try:
-            frames.append(_collect(rows, path))
-        except UserError as error:
-            # short sequences leave nothing to train on: a small set may have no such rows
-            if split != "train" or not str(error).endswith("holds no rows"):
-                raise
-            frames.append(rows.collect())
+        # sequences of three leave no training rows
+        frames.append(_collect(rows, path, may_be_empty=split == "train"))
     where = folder / f"{name}.train.inter"
     # in the order of time: training targets, valid target, test target
     rows = pl.concat([frames[0].reverse(), *frames[1:]])
-    by_number = bool(rows["target"].str.contains(r"^\d+$").all()) and bool(
-        rows["first"].str.contains(r"^\d+$").all() and rows["target"].cast(pl.Int64, strict=False).max() < len(ids)
-    )
-    names = pl.concat([frame["user_id"] for frame in frames])
+    number = r"^\d+$"
+    by_number = bool(rows["target"].str.contains(number).all() and rows["first"].str.contains(number).all())
+    if by_number and any(item.isdecimal() for item in ids):
+        # numbers may be raw ids as well; those that fit are indices, as the authors write them
+        by_number = rows["target"].cast(pl.Int64).max() < len(ids)
+    # every user has a row in the last file, which is in their order
+    names = pl.concat([frame["user_id"] for frame in reversed(frames)])
     users = names.unique(maintain_order=True)
     table = pl.DataFrame({"user_id": users, "user": pl.Series(range(len(users)), dtype=pl.UInt32)})
     rows = rows.join(table, on="user_id", how="left", maintain_order="left").drop("user_id")
@@ -194,9 +192,10 @@ def _read_splits(folder: Path, name: str, ids: list[str]) -> tuple[np.ndarray, n
             f"{where} is not in the authors' layout: user {broken!r} has no row with a history of one item, or rows "
             "out of order; prepare the domain again"
         )
-    target = _to_index(rows["target"], ids, where, by_number)
-    last = _to_index(rows["last"], ids, where, by_number)
-    first = _to_index(rows["first"][heads], ids, where, by_number)
+    anywhere = folder / f"{name}.*.inter"
+    target = _to_index(rows["target"], ids, anywhere, by_number)
+    last = _to_index(rows["last"], ids, anywhere, by_number)
+    first = _to_index(rows["first"][heads], ids, anywhere, by_number)
     follows = np.ones(len(user), dtype=bool)
     follows[heads] = False
     follows = np.flatnonzero(follows)
@@ -264,10 +263,9 @@ def read_domain(folder: Path) -> Domain:
     UserError
         If a file is missing or broken, or an item is not in the index.
     """
-    # `..` and links keep the name that the user gave
     name = folder.name
     if not folder.is_dir():
-        raise UserError(f"there is no domain {name} in {folder.parent}; prepare it first, or name another folder by --data")
+        raise UserError(f"there is no domain {name} in {folder.parent}; prepare it first, or give its place by --data")
     standard, train = folder / f"{name}.inter", folder / f"{name}.train.inter"
     if not standard.is_file() and not train.is_file():
         raise UserError(f"{folder} has neither {standard.name} nor {train.name}; prepare the domain first")
