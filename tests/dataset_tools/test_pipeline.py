@@ -11,9 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 ROWS = st.lists(
-    st.tuples(
-        st.sampled_from("uvwxyz"), st.sampled_from("ABCDEF"), st.sampled_from([1.0, 5.0]), st.integers(0, 3)
-    ),
+    st.tuples(st.sampled_from("uvwxyz"), st.sampled_from("ABCDEF"), st.sampled_from([1.0, 5.0]), st.integers(0, 3)),
     max_size=60,
 )
 
