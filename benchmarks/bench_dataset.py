@@ -72,8 +72,8 @@ def measure(code: str, arguments: list[str], log: Path, threads: int) -> tuple[f
 def read_back(folder: Path) -> tuple[dict[str, str], dict[str, list[str]], int]:
     """Read texts by raw item id, items by raw user id from the last history and target, and the training rows."""
     base = folder / "Scientific"
-    users = [line.split("\t")[0] for line in open(f"{base}.user2index", encoding="utf-8")]
-    items = [line.split("\t")[0] for line in open(f"{base}.item2index", encoding="utf-8")]
+    users = [line.split("\t")[0] for line in Path(f"{base}.user2index").read_text("utf-8").splitlines()]
+    items = [line.split("\t")[0] for line in Path(f"{base}.item2index").read_text("utf-8").splitlines()]
     with open(f"{base}.text", encoding="utf-8") as file:
         next(file)
         texts = dict(line.rstrip("\n").split("\t", 1) for line in file)

@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 from isal import igzip
 
-WORDS = (
+WORDS = (  # noqa: SIM905
     "Digital Industrial Stainless Steel Adhesive Thread Precision Laboratory Glass Safety Rubber Nylon Brass Copper "
     "Heavy Duty Micro Filter Sensor Cable Clamp Bearing Valve Hose Tape Glove Mask Plate Screw Washer Nut Bolt "
     "Connector Adapter Gauge Meter Probe Pump Motor Switch Relay Lamp Black White Blue Red Pack Inch Foot Ounce"

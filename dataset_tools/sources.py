@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from dataset_tools.common import UserError
 
+_GZIP_ERROR: type[Exception] = isal_zlib.error
 BLOCK = 8 << 20  # bytes; larger blocks read no faster and hold more memory
 
 
@@ -138,7 +139,7 @@ class Source:
                     raise UserError(
                         f"{self.path} is cut short after about {number:,} lines; download it again"
                     ) from error
-                except (isal_zlib.error, OSError) as error:
+                except (_GZIP_ERROR, OSError) as error:
                     raise UserError(
                         f"{self.path} is damaged near line {number:,}: {error}; download it again"
                     ) from error
@@ -233,7 +234,7 @@ def read_json_lines(source: Source, fields: Mapping[str, Any], bad: BadLines) ->
 def _repair(line: bytes, record: type) -> Any:
     """Read a line the lenient way (bytes that are not UTF-8, lone surrogates, NaN), or return None."""
     try:
-        value = msgspec.json.decode(msgspec.json.encode(_clean_json(line)), type=record)
+        value: Any = msgspec.json.decode(msgspec.json.encode(_clean_json(line)), type=record)
     except (ValueError, msgspec.MsgspecError, RecursionError):
         return None
     # a replaced byte is harmless in a text, but an id with one is another id

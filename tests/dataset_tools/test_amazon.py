@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from dataset_tools import amazon
 from dataset_tools.common import UserError, run_cli
 from dataset_tools.sources import BadLines, Source
@@ -20,6 +21,12 @@ def need(folder):
     if not path.exists():
         pytest.skip(f"the real data ({folder}) is not here")
     return path
+
+
+def lines_of(path):
+    data = path.read_bytes()
+    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
+    return text.removesuffix("\n").split("\n")
 
 
 def run(capsys, *arguments):
@@ -56,13 +63,13 @@ def content(folder):
 
 def test_the_official_scientific_set_comes_back(tmp_path, capsys):
     official = need("Scientific")
-    users = [line.split("\t")[0] for line in open(official / "Scientific.user2index")]
-    items = [line.split("\t")[0] for line in open(official / "Scientific.item2index")]
+    users = [line.split("\t")[0] for line in lines_of(official / "Scientific.user2index")]
+    items = [line.split("\t")[0] for line in lines_of(official / "Scientific.item2index")]
     sequences = {}
     # histories are cut to the last 50, so the longest chain of a user is pieced together from all rows
     chains = [[] for _ in users]
     for part in ("train", "valid", "test"):
-        rows = [line.rstrip("\n").split("\t") for line in open(official / f"Scientific.{part}.inter")][1:]
+        rows = [line.split("\t") for line in lines_of(official / f"Scientific.{part}.inter")][1:]
         for user, history, target in reversed(rows) if part == "train" else rows:
             chain = chains[int(user)]
             if not chain:
@@ -98,14 +105,14 @@ def test_the_official_scientific_set_comes_back(tmp_path, capsys):
     for part in ("train.inter", "valid.inter", "test.inter", "user2index", "item2index"):
         ours, theirs = (folder / f"Scientific.{part}").read_bytes(), (official / f"Scientific.{part}").read_bytes()
         assert ours == theirs, part
-    ours = dict(line.rstrip("\n").split("\t", 1) for line in open(folder / "Scientific.text", encoding="utf-8"))
+    ours = dict(line.split("\t", 1) for line in lines_of(folder / "Scientific.text"))
     assert {item: ours[item] for item in texts} == texts
     record = json.loads((folder / "Scientific.json").read_text())
     assert record["counts"]["users"] == 8442
     assert record["counts"]["items"] == 4385
     # and RecBole's standard file holds the same sequences under the raw ids
     again = {}
-    for line in list(open(folder / "Scientific.inter"))[1:]:
+    for line in lines_of(folder / "Scientific.inter")[1:]:
         user, item, _ = line.split("\t")
         again.setdefault(user, []).append(item)
     assert again == {users[u]: [items[int(i)] for i in chain] for u, chain in sequences.items()}
@@ -126,12 +133,12 @@ def test_the_real_gift_cards_dump(tmp_path, capsys):
     ]
     assert record["metadata"]["records"] == 1547
     # each step once more, the long way
-    rows, lines = {}, list(gzip.open(raw / "Gift_Cards_5.json.gz"))
+    rows, lines = {}, lines_of(raw / "Gift_Cards_5.json.gz")
     for line in lines:
         r = json.loads(line)
         rows[r["reviewerID"], r["asin"], r["overall"], r["unixReviewTime"]] = None
     metas = {}
-    for line in gzip.open(raw / "meta_Gift_Cards.json.gz"):
+    for line in lines_of(raw / "meta_Gift_Cards.json.gz"):
         meta = json.loads(line)
         metas.setdefault(meta["asin"], meta)
     kept = [row for row in rows if row[1] in metas]
@@ -281,7 +288,7 @@ def test_broken_json_lines_are_counted_and_shown(tmp_path, capsys):
     rows = toy()
     write_2018(tmp_path, rows)
     path = tmp_path / "meta_Gift_Cards.json.gz"
-    lines = gzip.open(path).read().splitlines()
+    lines = gzip.decompress(path.read_bytes()).splitlines()
     lines[2:2] = [b'{"asin": "I0", "title": ', b"not json", b'{"title": "no id"}', b""]
     lines.append(b'{"asin": "I6", "title": "caf\xe9", "price": NaN}')
     path.write_bytes(gzip.compress(b"\n".join(lines)))

@@ -4,11 +4,12 @@ import json
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from dataset_tools import custom
 from dataset_tools.common import run_cli
 from dataset_tools.sources import BadLines, Source, parse_times, read_delimited
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 ORDERS = pl.DataFrame(
     [(f"u{u}", f"i{i}", f"2024-01-{20 - i:02d} 10:00:00") for u in range(5) for i in range(6)],

@@ -4,6 +4,7 @@ import http.server
 import threading
 
 import pytest
+
 from dataset_tools import amazon
 from dataset_tools.common import UserError
 from dataset_tools.download import download
@@ -106,7 +107,7 @@ def test_a_server_without_ranges_starts_again(server, tmp_path):
 
 def test_gives_up_without_progress(server, tmp_path):
     server.status = 503
-    with pytest.raises(UserError, match="answers 503.*run the command again"):
+    with pytest.raises(UserError, match=r"answers 503.*run the command again"):
         fetch(server, tmp_path / "file", attempts=3)
     assert len(server.asked) == 3
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+
 from dataset_tools import online_retail
 from dataset_tools.common import run_cli
 

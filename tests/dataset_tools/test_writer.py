@@ -6,11 +6,12 @@ import os
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from dataset_tools import writer
 from dataset_tools.common import UserError
 from dataset_tools.pipeline import Dataset
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 def make_dataset(sequences, texts=None):
