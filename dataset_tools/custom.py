@@ -164,8 +164,9 @@ def make_parser() -> argparse.ArgumentParser:
         description=(
             "Turn your own data into a dataset for RecBole and UniSRec.\n\n"
             "It takes two tables (csv, tsv, parquet, jsonl or xlsx; csv, tsv and jsonl also as .gz): who took what\n"
-            "when, and what the items are called. Repeated rows count once, items without a row in the item table go, then\n"
-            "users and items with too few interactions; each user is sorted by time (ties keep the order of the file)."
+            "when, and what the items are called. Repeated rows count once, items without a row in the item table\n"
+            "go, then users and items with too few interactions; each user is sorted by time (ties keep the order\n"
+            "of the file)."
         ),
         epilog=(
             "examples:\n"

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from dataset_tools.common import UserError
 
-_GZIP_ERROR: type[Exception] = isal_zlib.error
+_GZIP_ERROR: Any = isal_zlib.error
 BLOCK = 8 << 20  # bytes; larger blocks read no faster and hold more memory
 
 
