@@ -116,7 +116,8 @@ def main() -> int:
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     print(
-        "| ratings (million) | dump (MB) | tool | seconds | CPU seconds | peak (MiB) | times faster | part of the memory |"
+    print("| ratings (million) | dump (MB) | tool | seconds | CPU seconds ", end="")
+    print("| peak (MiB) | times faster | part of the memory |")
     )
     print("|---|---|---|---|---|---|---|---|")
     results = []

@@ -296,7 +296,7 @@ def build(
 
 def make_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    from dataset_tools.writer import add_arguments
+    from dataset_tools.arguments import add_arguments
 
     parser = argparse.ArgumentParser(
         prog="python -m dataset_tools.amazon",
