@@ -54,8 +54,8 @@ p.write_remap_index(item2index, folder + ".item2index")
 """
 
 
-def measure(code: str, arguments: list[str], log: Path, threads: int) -> tuple[float, float]:
-    """Run Python code in a process of its own; return (seconds, peak MiB)."""
+def measure(code: str, arguments: list[str], log: Path, threads: int) -> tuple[float, float, float]:
+    """Run Python code in a process of its own; return (seconds, CPU seconds, peak MiB)."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "POLARS_MAX_THREADS": str(threads)}
     started = time.perf_counter()
     with open(log, "wb") as output:
@@ -66,7 +66,7 @@ def measure(code: str, arguments: list[str], log: Path, threads: int) -> tuple[f
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         sys.exit(f"failed with status {process.returncode}:\n{log.read_text(errors='replace')[-3000:]}")
-    return time.perf_counter() - started, usage.ru_maxrss / 1024
+    return time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def read_back(folder: Path) -> tuple[dict[str, str], dict[str, list[str]], int]:
@@ -115,8 +115,11 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2, help="polars threads (default: %(default)s)")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    print("| ratings (million) | dump (MB) | tool | seconds | peak (MiB) | times faster | part of the memory |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+    print("| ratings (million) | dump (MB) | tool | seconds | CPU seconds ", end="")
+    print("| peak (MiB) | times faster | part of the memory |")
+    )
+    print("|---|---|---|---|---|---|---|---|")
     results = []
     for size in args.sizes:
         raw = args.work / f"{size}m"
@@ -128,16 +131,24 @@ def main() -> int:
         row = {"size": size, "megabytes": megabytes}
         log = args.work / "log"
         row["plain"] = measure(OURS, [str(raw), str(ours)], log, args.threads)
-        seconds, peak = row["plain"]
-        print(f"| {size} | {megabytes:,.0f} | ours, atomic files | {seconds:.1f} | {peak:,.0f} | | |", flush=True)
-        seconds, peak = row["splits"] = measure(OURS, [str(raw), str(ours), "--benchmark_splits"], log, args.threads)
-        print(f"| {size} | {megabytes:,.0f} | ours, with splits | {seconds:.1f} | {peak:,.0f} | | |", flush=True)
+        seconds, cpu, peak = row["plain"]
+        print(
+            f"| {size} | {megabytes:,.0f} | ours, atomic files | {seconds:.1f} | {cpu:.1f} | {peak:,.0f} | | |",
+            flush=True,
+        )
+        seconds, cpu, peak = row["splits"] = measure(
+            OURS, [str(raw), str(ours), "--benchmark_splits"], log, args.threads
+        )
+        print(
+            f"| {size} | {megabytes:,.0f} | ours, with splits | {seconds:.1f} | {cpu:.1f} | {peak:,.0f} | | |",
+            flush=True,
+        )
         if args.authors and size <= args.authors_up_to:
             theirs = args.work / f"theirs_{size}m"
             row["authors"] = measure(AUTHORS, [str(args.authors), str(raw), str(theirs)], log, args.threads)
-            slow, large = row["authors"]
+            slow, slow_cpu, large = row["authors"]
             print(
-                f"| {size} | {megabytes:,.0f} | authors' script | {slow:.1f} | {large:,.0f} | "
+                f"| {size} | {megabytes:,.0f} | authors' script | {slow:.1f} | {slow_cpu:.1f} | {large:,.0f} | "
                 f"{slow / row['plain'][0]:.1f} ({slow / seconds:.1f} with splits) | {peak / large:.2f} |",
                 flush=True,
             )

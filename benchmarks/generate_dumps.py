@@ -19,7 +19,11 @@ import numpy as np
 import polars as pl
 from isal import igzip
 
-WORDS = ["Digital", "Industrial", "Stainless", "Steel", "Adhesive", "Thread", "Precision", "Laboratory", "Glass", "Safety", "Rubber", "Nylon", "Brass", "Copper", "Heavy", "Duty", "Micro", "Filter", "Sensor", "Cable", "Clamp", "Bearing", "Valve", "Hose", "Tape", "Glove", "Mask", "Plate", "Screw", "Washer", "Nut", "Bolt", "Connector", "Adapter", "Gauge", "Meter", "Probe", "Pump", "Motor", "Switch", "Relay", "Lamp", "Black", "White", "Blue", "Red", "Pack", "Inch", "Foot", "Ounce"]
+WORDS = (  # noqa: SIM905
+    "Digital Industrial Stainless Steel Adhesive Thread Precision Laboratory Glass Safety Rubber Nylon Brass Copper "
+    "Heavy Duty Micro Filter Sensor Cable Clamp Bearing Valve Hose Tape Glove Mask Plate Screw Washer Nut Bolt "
+    "Connector Adapter Gauge Meter Probe Pump Motor Switch Relay Lamp Black White Blue Red Pack Inch Foot Ounce"
+).split()
 SECTIONS = ["Abrasive & Finishing Products", "Tapes, Adhesives & Sealants", "Test, Measure & Inspect", "Fasteners"]
 ALPHABET = np.frombuffer(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ", dtype=np.uint8)
 
@@ -88,22 +92,43 @@ def write_metadata(path: Path, items: pl.Series, year: int, rng: np.random.Gener
                     title = title.replace("Inch", "&quot;Inch&quot;")
                     record = {
                         "category": ["Industrial &amp; Scientific", SECTIONS[picks[1] % 4], words[22]],
-                        "tech1": "", "description": [" ".join(words[20:60]), " ".join(words[30:80])], "fit": "",
-                        "title": title, "also_buy": [f"B00{p:07d}" for p in picks[:20]], "tech2": "", "brand": brand,
+                        "tech1": "",
+                        "description": [" ".join(words[20:60]), " ".join(words[30:80])],
+                        "fit": "",
+                        "title": title,
+                        "also_buy": [f"B00{p:07d}" for p in picks[:20]],
+                        "tech2": "",
+                        "brand": brand,
                         "feature": [" ".join(words[60:75]), " ".join(words[70:90])],
-                        "rank": f">#{picks[2]:,} in Industrial & Scientific", "also_view": [],
-                        "details": {"Shipping Weight:": "0.5 ounces", "ASIN: ": item}, "main_cat": words[3],
-                        "similar_item": "", "date": "", "price": "$5.99", "asin": item,
-                        "imageURL": [f"https://images-na.ssl-images-amazon.com/images/I/{p:09d}.jpg" for p in picks[:3]],
+                        "rank": f">#{picks[2]:,} in Industrial & Scientific",
+                        "also_view": [],
+                        "details": {"Shipping Weight:": "0.5 ounces", "ASIN: ": item},
+                        "main_cat": words[3],
+                        "similar_item": "",
+                        "date": "",
+                        "price": "$5.99",
+                        "asin": item,
+                        "imageURL": [
+                            f"https://images-na.ssl-images-amazon.com/images/I/{p:09d}.jpg" for p in picks[:3]
+                        ],
                         "imageURLHighRes": [],
                     }
                 else:
                     record = {
-                        "main_category": "Industrial & Scientific", "title": title, "average_rating": 4.1,
-                        "rating_number": int(picks[3]), "features": [" ".join(words[60:75])],
-                        "description": [" ".join(words[20:60])], "price": None, "images": [], "videos": [],
-                        "store": brand, "categories": ["Industrial & Scientific", SECTIONS[picks[1] % 4], words[22]],
-                        "details": {"Item Weight": "0.5 ounces"}, "parent_asin": item, "bought_together": None,
+                        "main_category": "Industrial & Scientific",
+                        "title": title,
+                        "average_rating": 4.1,
+                        "rating_number": int(picks[3]),
+                        "features": [" ".join(words[60:75])],
+                        "description": [" ".join(words[20:60])],
+                        "price": None,
+                        "images": [],
+                        "videos": [],
+                        "store": brand,
+                        "categories": ["Industrial & Scientific", SECTIONS[picks[1] % 4], words[22]],
+                        "details": {"Item Weight": "0.5 ounces"},
+                        "parent_asin": item,
+                        "bought_together": None,
                     }
                 lines.append(json.dumps(record))
             out.write(("\n".join(lines) + "\n").encode())

@@ -296,7 +296,7 @@ def build(
 
 def make_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    from dataset_tools.writer import add_arguments
+    from dataset_tools.arguments import add_arguments
 
     parser = argparse.ArgumentParser(
         prog="python -m dataset_tools.amazon",
@@ -304,9 +304,9 @@ def make_parser() -> argparse.ArgumentParser:
         description=(
             "Turn a category of the Amazon review data into a dataset for RecBole and UniSRec.\n\n"
             "It takes two files as the publisher has them: the ratings (CSV, or the JSON reviews) and the metadata of\n"
-            "the products. Ratings of products without metadata go, then users and products with fewer than five ratings,\n"
-            "again and again until all have five; each user's ratings are sorted by time (ties keep the order of the\n"
-            "file); the text of a product is its title, category and brand."
+            "the products. Ratings of products without metadata go, then users and products with fewer than\n"
+            "five ratings, again and again until all have five; each user's ratings are sorted by time (ties keep the\n"
+            "order of the file); the text of a product is its title, category and brand."
         ),
         epilog=(
             "examples:\n"

@@ -156,16 +156,17 @@ def build(
 
 def make_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    from dataset_tools.writer import add_arguments
+    from dataset_tools.arguments import add_arguments
 
     parser = argparse.ArgumentParser(
         prog="python -m dataset_tools.custom",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=(
             "Turn your own data into a dataset for RecBole and UniSRec.\n\n"
-            "It takes two tables (csv, tsv, parquet, jsonl or xlsx; csv, tsv and jsonl also as .gz): who took what when,\n"
-            "and what the items are called. Repeated rows count once, items without a row in the item table go, then\n"
-            "users and items with too few interactions; each user is sorted by time (ties keep the order of the file)."
+            "It takes two tables (csv, tsv, parquet, jsonl or xlsx; csv, tsv and jsonl also as .gz): who took what\n"
+            "when, and what the items are called. Repeated rows count once, items without a row in the item table\n"
+            "go, then users and items with too few interactions; each user is sorted by time (ties keep the order\n"
+            "of the file)."
         ),
         epilog=(
             "examples:\n"

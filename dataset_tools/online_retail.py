@@ -142,22 +142,22 @@ def build(
 
 def make_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    from dataset_tools.writer import add_arguments
+    from dataset_tools.arguments import add_arguments
 
     parser = argparse.ArgumentParser(
         prog="python -m dataset_tools.online_retail",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=(
             "Turn the Online Retail dump (UCI or Kaggle) into a dataset for RecBole and UniSRec.\n\n"
-            "It takes the file as it is: data.csv from Kaggle (latin-1 or UTF-8, dates as 12/1/2010 8:26 or ISO) or the\n"
-            "original Online Retail.xlsx. As in the paper an invoice is a sequence, rows without a description go, and\n"
-            "the text of an item is its first description in lower case. Items of an invoice all have the same time;\n"
-            "they keep the order of the file."
+            "It takes the file as it is: data.csv from Kaggle (latin-1 or UTF-8, dates as 12/1/2010 8:26 or ISO), or\n"
+            "the original Online Retail.xlsx. As in the paper an invoice is a sequence, rows without description\n"
+            "go, and the text of an item is its first description in lower case. Items of an invoice all have the\n"
+            "same time; they keep the order of the file."
         ),
         epilog=(
             "examples:\n"
             "  python -m dataset_tools.online_retail --raw data.csv\n"
-            "  python -m dataset_tools.online_retail --raw 'Online Retail.xlsx' --sequence customer --name ORcustomer \\\n"
+            "  python -m dataset_tools.online_retail --raw 'Online Retail.xlsx' --sequence customer --name buyers \\\n"
             "      --drop_cancelled --drop_non_products"
         ),
     )

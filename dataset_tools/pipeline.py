@@ -69,7 +69,8 @@ class Columns:
     def append(self, **blocks: np.ndarray) -> None:
         """Add one block to each column."""
         for name, block in blocks.items():
-            self._parts[name].append(np.ascontiguousarray(block))
+            # a copy: a view would keep the larger buffers of the parsed block alive
+            self._parts[name].append(np.array(block))
 
     def take(self, name: str, dtype: Any) -> np.ndarray:
         """Return the column and forget its blocks."""

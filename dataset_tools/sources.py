@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from dataset_tools.common import UserError
 
+_GZIP_ERROR: Any = isal_zlib.error
 BLOCK = 8 << 20  # bytes; larger blocks read no faster and hold more memory
 
 
@@ -138,7 +139,7 @@ class Source:
                     raise UserError(
                         f"{self.path} is cut short after about {number:,} lines; download it again"
                     ) from error
-                except (isal_zlib.error, OSError) as error:  # type: ignore[misc]
+                except (_GZIP_ERROR, OSError) as error:
                     raise UserError(
                         f"{self.path} is damaged near line {number:,}: {error}; download it again"
                     ) from error

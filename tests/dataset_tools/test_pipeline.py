@@ -12,9 +12,7 @@ from dataset_tools import pipeline
 from dataset_tools.common import UserError
 
 ROWS = st.lists(
-    st.tuples(
-        st.sampled_from("uvwxyz"), st.sampled_from("ABCDEF"), st.sampled_from([1.0, 5.0]), st.integers(0, 3)
-    ),
+    st.tuples(st.sampled_from("uvwxyz"), st.sampled_from("ABCDEF"), st.sampled_from([1.0, 5.0]), st.integers(0, 3)),
     max_size=60,
 )
 
@@ -58,6 +56,11 @@ def make_data(rows):
     )
 
 
+def filter_both(data, known, user_k, item_k):
+    pipeline.keep_items(data, known)
+    pipeline.keep_k_core(data, user_k, item_k)
+
+
 def read_back(dataset):
     users, items = dataset.user_ids.to_list(), dataset.item_ids.to_list()
     return {
@@ -78,11 +81,9 @@ def test_whole_pipeline_is_the_slow_one(rows, known, user_k, item_k):
     mask = np.array([name in known for name in data.item_ids.decode(np.arange(len(data.item_ids))).to_list()], bool)
     if not expected:
         with pytest.raises(UserError):
-            pipeline.keep_items(data, mask)
-            pipeline.keep_k_core(data, user_k, item_k)
+            filter_both(data, mask, user_k, item_k)
         return
-    pipeline.keep_items(data, mask)
-    pipeline.keep_k_core(data, user_k, item_k)
+    filter_both(data, mask, user_k, item_k)
     found = read_back(pipeline.make_sequences(data))
     assert found == expected
     assert list(found) == list(expected), "users are numbered by their first surviving row"

@@ -52,9 +52,7 @@ SEQUENCES = st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=70), min_
 @settings(max_examples=40, deadline=None)
 @given(sequences=SEQUENCES)
 def test_both_outputs_hold_the_same_pairs(sequences, tmp_path_factory):
-    folder = writer.write_dataset(
-        tmp_path_factory.mktemp("out"), "toy", make_dataset(sequences), benchmark_splits=True
-    )
+    folder = writer.write_dataset(tmp_path_factory.mktemp("out"), "toy", make_dataset(sequences), benchmark_splits=True)
     expected = slow_split(sequences)
     for part, rows in expected.items():
         assert read_split(folder / f"toy.{part}.inter") == rows

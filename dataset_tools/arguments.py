@@ -1,0 +1,42 @@
+"""Flags that all dataset commands share, apart from the code that serves them, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, k: int = 5) -> None:
+    """Add the flags that every dataset tool has: output, k-core, texts to features."""
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--out",
+        type=Path,
+        default=Path("dataset"),
+        help="the files go to OUT/NAME (default: %(default)s)",
+    )
+    output.add_argument(
+        "--benchmark_splits", action="store_true", help="also write the authors' NAME.{train,valid,test}.inter"
+    )
+    output.add_argument("--overwrite", action="store_true", help="replace a dataset of the same name")
+    core = parser.add_argument_group("filters")
+    core.add_argument("--user_k", type=_natural, default=k, help="interactions a user needs (default: %(default)s)")
+    core.add_argument("--item_k", type=_natural, default=k, help="interactions an item needs (default: %(default)s)")
+    core.add_argument(
+        "--max_bad_lines", type=_natural, default=1000, help="unreadable lines to skip before giving up (default: 1000)"
+    )
+    encoder = parser.add_argument_group("text features (or later: python -m dataset_tools.features)")
+    encoder.add_argument("--encoder", help="also encode the item texts with it: a hub name, a local path, or minilm")
+    encoder.add_argument("--pooling", default="CLS", help="vector of a text: CLS or Mean (default: %(default)s)")
+    encoder.add_argument("--precision", default="fp32", help="arithmetic of the encoder (default: %(default)s)")
+    encoder.add_argument(
+        "--word_drop", type=float, default=0.0, help="also write features with words dropped (the paper: 0.15)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress and no table of counts")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def _natural(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
+    return int(text)

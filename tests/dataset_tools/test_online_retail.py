@@ -1,0 +1,164 @@
+"""Online Retail in every form that it is handed around in, against the statistics of the paper."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from dataset_tools import online_retail
+from dataset_tools.common import run_cli
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "online_retail_raw" / "online_retail.parquet"
+HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country"
+
+
+@pytest.fixture(scope="module")
+def dump():
+    """The real dump."""
+    if not SHARED.exists():
+        pytest.skip("the real dump (online_retail_raw) is not here")
+    # the pound signs of this copy are UTF-8 that was read as latin-1
+    return pl.read_parquet(SHARED).with_columns(pl.col("Description").str.replace_all("Â£", "£"))
+
+
+def american(dates):
+    """12/1/2010 8:26, without leading zeros."""
+    return dates.str.to_datetime("%Y-%m-%d %H:%M:%S").dt.strftime("%-m/%-d/%Y %-H:%M")
+
+
+def run(capsys, *arguments):
+    status = run_cli(online_retail.main, [str(a) for a in arguments])
+    return status, capsys.readouterr().err
+
+
+def content(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix != ".json"}
+
+
+def record(folder):
+    return json.loads((folder / f"{folder.name}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def reference(dump, tmp_path_factory):
+    """Files made from the ISO, UTF-8 form."""
+    folder = tmp_path_factory.mktemp("iso")
+    dump.write_csv(folder / "data.csv")
+    arguments = ["--raw", folder / "data.csv", "--out", folder, "--benchmark_splits", "--quiet"]
+    assert run_cli(online_retail.main, [str(a) for a in arguments]) == 0
+    return folder / "OR"
+
+
+def test_the_statistics_of_the_paper(dump, reference):
+    found = record(reference)
+    counts = found["counts"]
+    assert (counts["users"], counts["items"], counts["interactions"]) == (16_520, 3_469, 519_906)
+    assert found["rows"]["read"] == 541_909
+    assert found["rows"]["without_description"] == 1_454
+    assert found["steps"][1]["interactions"] == 535_026
+    # the first row of the file is the first of the set, with its description
+    assert (reference / "OR.inter").read_text().splitlines()[1] == "536365\t85123A\t1291191960"
+    assert (reference / "OR.text").read_text().splitlines()[1] == "85123A\twhite hanging heart t-light holder."
+    assert len((reference / "OR.test.inter").read_text().splitlines()) == 16_521
+    # an invoice keeps the order of its lines
+    rows = [line.split("\t") for line in (reference / "OR.inter").read_text().splitlines()[1:]]
+    codes = [code for invoice, code, _ in rows if invoice == "536365"]
+    assert codes == dump.filter(pl.col("InvoiceNo") == "536365")["StockCode"].to_list()
+
+
+def test_latin_1_with_american_dates(dump, reference, tmp_path, capsys):
+    text = dump.with_columns(american(dump["InvoiceDate"])).write_csv()
+    assert "£" in text, "the dump must hold a character that tells the encodings apart"
+    (tmp_path / "data.csv").write_bytes(text.encode("latin-1"))
+    assert run(capsys, "--raw", tmp_path / "data.csv", "--out", tmp_path, "--benchmark_splits")[0] == 0
+    assert content(tmp_path / "OR") == content(reference)
+
+
+@pytest.mark.slow
+def test_xlsx(dump, reference, tmp_path, capsys):
+    openpyxl = pytest.importorskip("openpyxl", reason="openpyxl writes the workbook of this test")
+    book = openpyxl.Workbook(write_only=True)
+    sheet = book.create_sheet()
+    sheet.append(HEADER.split(","))
+    # numbers as numbers and times as times, as Excel has them
+    part = dump.head(60_000).with_columns(pl.col("InvoiceDate").str.to_datetime("%Y-%m-%d %H:%M:%S"))
+    for row in part.iter_rows():
+        cells = [int(c) if isinstance(c, str) and place < 2 and c.isdigit() else c for place, c in enumerate(row)]
+        sheet.append(cells)
+    book.save(tmp_path / "Online Retail.xlsx")
+    part.with_columns(pl.col("InvoiceDate").dt.strftime("%Y-%m-%d %H:%M:%S")).write_csv(tmp_path / "data.csv")
+    assert run(capsys, "--raw", tmp_path / "Online Retail.xlsx", "--out", tmp_path / "xlsx")[0] == 0
+    assert run(capsys, "--raw", tmp_path / "data.csv", "--out", tmp_path / "csv")[0] == 0
+    assert content(tmp_path / "xlsx" / "OR") == content(tmp_path / "csv" / "OR")
+    assert record(tmp_path / "xlsx" / "OR")["rows"]["read"] == 60_000
+
+
+def test_by_customer(dump, tmp_path, capsys):
+    dump.write_csv(tmp_path / "data.csv")
+    arguments = ["--sequence", "customer", "--drop_cancelled", "--drop_non_products", "--name", "customers"]
+    assert run(capsys, "--raw", tmp_path / "data.csv", "--out", tmp_path, *arguments)[0] == 0
+    rows = record(tmp_path / "customers")["rows"]
+    described = dump.filter(pl.col("Description").fill_null("") != "")
+    left = described.filter(~pl.col("InvoiceNo").str.starts_with("C"))
+    assert rows["cancelled"] == len(described) - len(left)
+    products = left.filter(pl.col("StockCode").str.contains(r"^\d{5}"))
+    assert rows["non_products"] == len(left) - len(products) > 0
+    assert rows["without_customer"] == products["CustomerID"].null_count()
+    lines = (tmp_path / "customers" / "customers.inter").read_text().splitlines()[1:]
+    users = [line.split("\t")[0] for line in lines]
+    assert all(user.isdigit() and len(user) == 5 for user in users)
+    times = [int(line.split("\t")[2]) for line in lines]
+    assert all(b >= a for a, b, u, v in zip(times, times[1:], users, users[1:], strict=False) if u == v)
+    assert not {"POST", "D", "M"} & {line.split("\t")[1] for line in lines}
+
+
+# small dumps
+
+
+def shop(invoices=6, codes=6):
+    return [
+        f"{100 + n},SKU{c},THING {c},1,12/1/2010 8:0{n},1.5,17850,UK" for n in range(invoices) for c in range(codes)
+    ]
+
+
+def test_first_description_counts_and_quotes_hold(tmp_path, capsys):
+    rows = ["99,SKU0,,1,12/1/2010 8:00,1,,UK", '98,SKU0,"SMALL, ""RED""\nLAMP ",1,12/1/2010 8:00,1,,UK', *shop()]
+    (tmp_path / "data.csv").write_text("\n".join([HEADER, *rows]) + "\n")
+    status, err = run(capsys, "--raw", tmp_path / "data.csv", "--out", tmp_path)
+    assert status == 0
+    assert "skipped" not in err
+    assert (tmp_path / "OR" / "OR.text").read_text().splitlines()[1] == 'SKU0\tsmall, "red" lamp.'
+
+
+def test_bad_rows_are_skipped_and_counted(tmp_path, capsys):
+    bad = [
+        "1,SKU0,X,many,12/1/2010 8:00,1,,UK",
+        "1,SKU0,X,1,yesterday,1,,UK",
+        "1,SKU0",
+        '1,SKU0,"X, Y",1,12/1/2010 8:00,1,,UK,more',
+    ]
+    (tmp_path / "data.csv").write_text("\n".join([HEADER, *shop(), *bad]) + "\n")
+    status, err = run(capsys, "--raw", tmp_path / "data.csv", "--out", tmp_path)
+    assert status == 0
+    assert record(tmp_path / "OR")["bad_lines"] == {"data.csv": 4}
+    for reason in ("Quantity is not a number", "InvoiceDate is not a time", "2 columns where 8", "9 columns where 8"):
+        assert reason in err
+    assert record(tmp_path / "OR")["counts"]["interactions"] == 36
+
+
+def test_missing_column_is_named(tmp_path, capsys):
+    (tmp_path / "data.csv").write_text("InvoiceNo,Code,Description,Quantity,InvoiceDate\n1,2,3,4,5\n")
+    status, err = run(capsys, "--raw", tmp_path / "data.csv", "--out", tmp_path)
+    assert status == 1
+    assert "has no column StockCode; its columns are InvoiceNo, Code" in err
+    assert not (tmp_path / "OR").exists()
+
+
+@pytest.mark.parametrize("name", ["x.xlsx", "x.parquet", "x.pdf"])
+def test_files_that_are_not_what_they_say(tmp_path, capsys, name):
+    (tmp_path / name).write_bytes(b"no such file format")
+    status, err = run(capsys, "--raw", tmp_path / name, "--out", tmp_path / "out")
+    assert status == 1
+    assert err.startswith("error: ")
+    assert name in err
