@@ -19,6 +19,7 @@ from recbole.utils import get_trainer, init_logger, init_seed
 from dataset_tools.common import write_text
 from recbole_unisrec.data.dataset import TextDataset
 from recbole_unisrec.errors import UserError
+from recbole_unisrec.memory import keep_freed_memory
 from recbole_unisrec.registry import MODELS
 from recbole_unisrec.settings import model_class
 from recbole_unisrec.trainer import check_writable
@@ -118,6 +119,7 @@ def train(config: Config, verbose: bool = False, load: Any = None) -> Result:
         Also written as JSON beside the checkpoint.
     """
     start_logging(config, verbose)
+    keep_freed_memory()
     check_writable(config["checkpoint_dir"])
     started = time.perf_counter()
     init_seed(config["seed"], config["reproducibility"])

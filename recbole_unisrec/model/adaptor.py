@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+
+from recbole_unisrec.model.dropout import Dropout
 
 NOISE_FLOOR = 1e-2  # the authors' noise_epsilon: the standard deviation of the gate noise never vanishes
-ROWS_PER_BLOCK = 16_384  # above this the [rows, G * d] product is recomputed in backward rather than kept
+ROWS_PER_BLOCK = 16_384  # rows of the [rows, G·d] product in memory; of more rows it is made again in backward
 
 
 class PWLayer(nn.Module):
@@ -31,6 +33,46 @@ class PWLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Whiten x [..., d_plm] -> [..., d]; `MoEAdaptor` computes the same for all experts at once."""
         return self.lin(x - self.bias)
+
+
+class _Experts(torch.autograd.Function):
+    """Σ_k g_k · x·W_k for all rows: one product for all experts, and three passes over it instead of autograd's dozen."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gates: Tensor, weight: Tensor) -> Tensor:
+        n_exps = gates.shape[1]
+        keep = len(x) <= ROWS_PER_BLOCK
+        mixed, kept = [], x.new_empty(0)
+        for rows, gate in zip(x.split(ROWS_PER_BLOCK), gates.split(ROWS_PER_BLOCK), strict=True):
+            product = F.linear(rows, weight).unflatten(-1, (n_exps, -1))  # (n, G, d)
+            mixed.append(torch.bmm(gate.unsqueeze(1), product).squeeze(1))  # (n, d)
+            kept = product if keep else kept
+        ctx.save_for_backward(x, gates, weight, kept)
+        return torch.cat(mixed) if len(mixed) > 1 else mixed[0]
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, gates, weight, kept = ctx.saved_tensors
+        needs_x, needs_gates, needs_weight = ctx.needs_input_grad
+        n_exps = gates.shape[1]
+        grad_x, grad_gates, grad_weight = [], [], None
+        parts = (t.split(ROWS_PER_BLOCK) for t in (x, gates, grad_outputs[0]))
+        for rows, gate, grad in zip(*parts, strict=True):
+            if needs_gates:
+                product = kept if len(kept) else F.linear(rows, weight).unflatten(-1, (n_exps, -1))
+                grad_gates.append((product * grad.unsqueeze(1)).sum(-1))
+            if needs_weight or needs_x:
+                each = (gate.unsqueeze(-1) * grad.unsqueeze(1)).flatten(1)  # (n, G·d)
+                if needs_weight:
+                    part = each.T @ rows
+                    grad_weight = part if grad_weight is None else grad_weight + part
+                if needs_x:
+                    grad_x.append(each @ weight)
+        return (
+            torch.cat(grad_x) if needs_x else None,
+            torch.cat(grad_gates) if needs_gates else None,
+            grad_weight,
+        )
 
 
 class MoEAdaptor(nn.Module):
@@ -64,7 +106,7 @@ class MoEAdaptor(nn.Module):
     ) -> None:
         super().__init__()
         self.n_exps, self.noisy_gating, self.whitening = n_exps, noise, whitening
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.experts: Sequence[PWLayer] = nn.ModuleList(PWLayer(input_size, output_size) for _ in range(n_exps))  # type: ignore[assignment]
         self.w_gate = nn.Parameter(torch.zeros(input_size, n_exps))
         self.w_noise = nn.Parameter(torch.zeros(input_size, n_exps))
@@ -80,21 +122,15 @@ class MoEAdaptor(nn.Module):
             logits = logits + torch.randn_like(logits) * deviation
         return logits.softmax(dim=-1)
 
-    def _mix(self, x: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
-        gates = self.gates(x)  # (N, G)
-        experts = (F.linear(self.dropout(x), weight) - shift).unflatten(-1, (self.n_exps, -1))  # (N, G, d)
-        return torch.bmm(gates.to(experts.dtype).unsqueeze(1), experts).squeeze(1)  # (N, d)
-
     def forward(self, x: Tensor) -> Tensor:
         """Adapt text features x [..., d_plm] -> v [..., d]."""
         flat = x.reshape(-1, x.shape[-1])  # (N, d_plm)
+        kind = flat.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.w_gate.dtype
+        gates = self.gates(flat)  # (N, G)
         weight = torch.cat([expert.lin.weight for expert in self.experts])  # (G·d, d_plm)
-        shift = torch.cat([expert.lin.weight @ expert.bias for expert in self.experts])  # (G·d)
-        if len(flat) <= ROWS_PER_BLOCK or not torch.is_grad_enabled():
-            blocks = [self._mix(block, weight, shift) for block in flat.split(ROWS_PER_BLOCK)]
-        else:
-            blocks = [
-                checkpoint(self._mix, block, weight, shift, use_reentrant=False) for block in flat.split(ROWS_PER_BLOCK)
-            ]
-        adapted = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+        # what the whitening takes off is the same for all rows but for the gates
+        shift = torch.stack([expert.lin.weight @ expert.bias for expert in self.experts])  # (G, d)
+        mixed = _Experts.apply(self.dropout(flat.to(dtype)), gates.to(dtype), weight.to(dtype))
+        adapted = mixed - gates.to(dtype) @ shift.to(dtype)
         return adapted.view(*x.shape[:-1], -1)

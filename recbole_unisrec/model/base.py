@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from recbole_unisrec.data.sequences import PackedBatch
 from recbole_unisrec.errors import UserError
+from recbole_unisrec.model.dropout import Dropout
 from recbole_unisrec.model.encoder import Buckets, CausalTransformer
-from recbole_unisrec.model.losses import softmax_cross_entropy
+from recbole_unisrec.model.losses import MAX_BOUNDED_SCALE, softmax_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class TableRecommender(SequentialRecommender):
             s.hidden_act, s.layer_norm_eps,
         )  # fmt: skip
         self.LayerNorm = nn.LayerNorm(s.hidden_size, eps=s.layer_norm_eps)
-        self.dropout = nn.Dropout(s.hidden_dropout_prob)
+        self.dropout = Dropout(s.hidden_dropout_prob)
         self._cached: tuple[tuple[int, ...], Tensor] | None = None
 
     def init_weights(self, module: nn.Module) -> None:
@@ -138,7 +139,9 @@ class TableRecommender(SequentialRecommender):
             target = interaction[self.POS_ITEM_ID]
         autocast = torch.is_autocast_enabled(output.device.type)
         dtype = torch.get_autocast_dtype(output.device.type) if autocast else output.dtype
-        return softmax_cross_entropy(output, self.scaled(table), target, 1 / self.temperature, dtype)
+        scale = 1 / self.temperature
+        bounded = self.cosine and scale <= MAX_BOUNDED_SCALE
+        return softmax_cross_entropy(output, self.scaled(table), target, scale, dtype, bounded)
 
     def train(self, mode: bool = True) -> TableRecommender:
         """Switch to training or evaluation; either way the cached table is forgotten."""

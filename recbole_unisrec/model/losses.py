@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 LOGITS_PER_BLOCK = 4_000_000  # elements of the largest block of logits in memory (16 MB in float32)
+SUM_PARTS = 32
+MAX_BOUNDED_SCALE = 60.0  # exp(60) times as many items as there may be fits in float32
 
 
 def _rows_per_block(n_items: int) -> int:
@@ -15,42 +17,59 @@ def _rows_per_block(n_items: int) -> int:
 
 
 class _SoftmaxCrossEntropy(torch.autograd.Function):
-    """Computes the gradients block by block in forward, while the logits of the block are at hand."""
+    """Computes the gradients block by block in forward, while the logits of the block are at hand.
+
+    With e = exp(logits) and 1/Σe taken into the [P, d] factors, the [P, N] block is passed over as seldom as can be:
+    product, exponential, sum, and the two products of the gradients.
+    """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, table: Tensor, target: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, table: Tensor, target: Tensor, scale: float, dtype: torch.dtype, bounded: bool
+    ) -> Tensor:
         needs_grad = any(ctx.needs_input_grad[:2])
         n_pairs, rows = len(hidden), _rows_per_block(len(table))
-        hidden_c, table_c = hidden.detach().to(dtype), table.detach().to(dtype)
         accumulate = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        scaled = (hidden.detach() * scale).to(dtype)
+        table_c = table.detach().to(dtype)
         loss = torch.zeros((), dtype=accumulate, device=hidden.device)
-        grad_hidden = torch.empty_like(hidden) if needs_grad else None
+        grad_hidden = torch.empty(hidden.shape, dtype=accumulate, device=hidden.device) if needs_grad else None
         grad_table = torch.zeros(table.shape, dtype=accumulate, device=table.device) if needs_grad else None
+        # further columns that sum the exponentials, in parts so that a half-precision sum loses nothing that counts
+        parts = torch.eye(SUM_PARTS, dtype=dtype, device=table.device)[torch.arange(len(table)) % SUM_PARTS]
+        factors = torch.cat([parts, table_c], dim=1) if needs_grad else parts
         for start in range(0, n_pairs, rows):
             block = slice(start, start + rows)
-            logits = (hidden_c[block] @ table_c.T).to(accumulate).mul_(scale)  # (rows, N)
-            column = target[block].unsqueeze(1)
-            norm = logits.logsumexp(dim=1, keepdim=True)
-            loss += (norm - logits.gather(1, column)).sum()
+            goal = table_c[target[block]].to(accumulate)  # (rows, d)
+            logits = scaled[block] @ table_c.T  # (rows, N)
+            loss -= (scaled[block].to(accumulate) * goal).sum()
+            if not bounded:  # else e cannot overflow
+                top = logits.amax(dim=1, keepdim=True)
+                logits.sub_(top)
+                loss += top.sum(dtype=accumulate)
+            products = (logits.exp_() @ factors).to(accumulate)
+            total = products[:, :SUM_PARTS].sum(dim=1, keepdim=True)
+            loss += total.log().sum()
             if grad_hidden is not None and grad_table is not None:
-                grad = logits.sub_(norm).exp_()  # softmax, in place
-                grad.scatter_add_(1, column, torch.full_like(norm, -1.0))
-                grad_c = grad.mul_(scale / n_pairs).to(dtype)
-                grad_hidden[block] = grad_c @ table_c
-                grad_table += grad_c.T @ hidden_c[block]
+                weight = 1 / (n_pairs * total)  # softmax = n_pairs · weight · logits, of which only the logits are large
+                grad_hidden[block] = (products[:, SUM_PARTS:] * weight - goal / n_pairs) * scale
+                mine = scaled[block].to(accumulate)
+                grad_table += logits.T @ (mine * weight).to(dtype)
+                grad_table.index_add_(0, target[block], mine, alpha=-1 / n_pairs)
         if grad_hidden is not None and grad_table is not None:
-            ctx.save_for_backward(grad_hidden, grad_table.to(table.dtype))
+            ctx.save_for_backward(grad_hidden.to(hidden.dtype), grad_table.to(table.dtype))
         return loss / n_pairs
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_table = ctx.saved_tensors
-        return grad_outputs[0] * grad_hidden, grad_outputs[0] * grad_table, None, None, None
+        return grad_outputs[0] * grad_hidden, grad_outputs[0] * grad_table, None, None, None, None
 
 
 def softmax_cross_entropy(
-    hidden: Tensor, table: Tensor, target: Tensor, scale: float = 1.0, dtype: torch.dtype | None = None
-) -> Tensor:
+    hidden: Tensor, table: Tensor, target: Tensor, scale: float = 1.0, dtype: torch.dtype | None = None,
+    bounded: bool = False,
+) -> Tensor:  # fmt: skip
     """Mean cross-entropy of softmax(scale · hidden·tableᵀ), exact, in memory independent of pairs × items.
 
     Parameters
@@ -65,6 +84,9 @@ def softmax_cross_entropy(
         1 / temperature.
     dtype
         Type of the matrix products (bfloat16 to save time); sums are in float32, or float64 for float64 input.
+    bounded
+        Whether rows of `hidden` and `table` have length one and ``scale`` is at most `MAX_BOUNDED_SCALE`, so that
+        the exponentials need no maximum taken off.
 
     Returns
     -------
@@ -73,7 +95,7 @@ def softmax_cross_entropy(
     """
     if len(hidden) == 0:
         raise ValueError("no pair in the batch")
-    loss = _SoftmaxCrossEntropy.apply(hidden, table, target, scale, dtype or hidden.dtype)
+    loss = _SoftmaxCrossEntropy.apply(hidden, table, target, scale, dtype or hidden.dtype, bounded)
     assert isinstance(loss, Tensor)
     return loss
 
