@@ -42,6 +42,8 @@ def train_parser() -> argparse.ArgumentParser:
     parser.add_argument("--pooling", default="CLS", choices=["CLS", "Mean"], help="pooling for --encode (default: CLS)")
     parser.add_argument("--seed", type=int, help="random seed (default: 2020)")
     parser.add_argument("--epochs", type=int, help="at most so many epochs; 0 evaluates without training")
+    parser.add_argument("--pretrained", metavar="FILE", help="start from a checkpoint of pre-training (ours or the authors')")
+    parser.add_argument("--freeze", help="with --pretrained: what stays as it is, encoder (default), adaptor or none")
     parser.add_argument("--verbose", action="store_true", help="show RecBole's log on the console")
     parser.add_argument("--debug", action="store_true", help="show a traceback on errors")
     return parser
@@ -59,7 +61,7 @@ def train_command(arguments: list[str]) -> int:
     from recbole_unisrec.settings import build_config, parse_value
 
     overrides = {name: parse_value(value) for name, value in settings.items()}
-    for name in ("seed", "epochs"):
+    for name in ("seed", "epochs", "pretrained", "freeze"):
         if getattr(options, name) is not None:
             overrides[name] = getattr(options, name)
     if overrides.get("epochs", 0) < 0:

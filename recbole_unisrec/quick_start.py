@@ -11,17 +11,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_trainer, init_logger, init_seed
 
 from dataset_tools.common import write_text
-from recbole_unisrec.data.dataset import TextDataset
+from recbole_unisrec.data.dataset import SequenceDataset, TextDataset
 from recbole_unisrec.errors import UserError
+from recbole_unisrec.evaluation import LENGTH, POPULARITY, TestUsers, group_metrics, user_ranks, write_ranks
 from recbole_unisrec.memory import keep_freed_memory
+from recbole_unisrec.metrics import RANK_METRICS
 from recbole_unisrec.registry import MODELS
-from recbole_unisrec.settings import model_class
+from recbole_unisrec.settings import build_config, model_class
 from recbole_unisrec.trainer import check_writable
 
 PACKAGES = ("recbole_unisrec", "recbole", "torch", "transformers", "numpy", "pandas", "scipy", "ray")
@@ -39,6 +40,10 @@ class Result:
         One entry an epoch: number, mean loss of a step, validation score, seconds of training and of evaluation.
     seconds
         Wall time of training and evaluation together.
+    groups
+        Test metrics by ``popularity`` (training interactions of the target item) and ``length`` (of the history).
+    ranks
+        File with the rank of the next item of each test user (see `evaluation.read_ranks`).
     """
 
     model: str
@@ -50,7 +55,9 @@ class Result:
     epochs: list[dict[str, float]]
     best_epoch: int
     seconds: float
+    groups: dict[str, dict[str, dict[str, float]]]
     checkpoint: str
+    ranks: str
     n_parameters: int
     versions: dict[str, str]
     config: dict[str, Any] = field(repr=False)
@@ -101,7 +108,7 @@ def prepare(config: Config, encoder: str | None, pooling: str, progress: bool = 
     )
 
 
-def train(config: Config, verbose: bool = False, load: Any = None) -> Result:
+def train(config: Config, verbose: bool = False) -> Result:
     """Train until early stopping, then evaluate the best epoch.
 
     Parameters
@@ -110,8 +117,6 @@ def train(config: Config, verbose: bool = False, load: Any = None) -> Result:
         From `settings.build_config`.
     verbose
         Show RecBole's log on the console too; the log file always has it.
-    load
-        Called with the model before training, to load and freeze weights.
 
     Returns
     -------
@@ -132,9 +137,9 @@ def train(config: Config, verbose: bool = False, load: Any = None) -> Result:
     train_data, valid_data, test_data = data_preparation(config, dataset)
     init_seed(config["seed"], config["reproducibility"])
     model = model_class(config["model"])(config, train_data._dataset).to(config["device"])
-    if load is not None:
-        load(model)
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    if getattr(trainer, "transfer", None) is not None:
+        say(str(trainer.transfer))
     n_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     say(
         f"{config['model']} on {config['dataset']}: {dataset.user_num - 1:,} users, {n_items:,} items, "
@@ -160,6 +165,11 @@ def train(config: Config, verbose: bool = False, load: Any = None) -> Result:
     trainer.fit(train_data, valid_data, verbose=True, saved=True, show_progress=progress, callback_fn=report)
     test = trainer.evaluate(test_data, load_best_model=True, show_progress=progress)
     valid = trainer.evaluate(valid_data, load_best_model=False, show_progress=progress)
+    users = users_of(config, dataset)
+    tokens, ranks = user_ranks(trainer, test_data)
+    stem = Path(trainer.saved_model_file).with_suffix("")
+    rank_file = f"{stem}.ranks.npz"
+    write_ranks(rank_file, tokens, ranks)
     best = max(epochs, key=lambda e: (e["valid_score"], e["epoch"]), default={"epoch": -1})
     result = Result(
         model=config["model"],
@@ -171,13 +181,39 @@ def train(config: Config, verbose: bool = False, load: Any = None) -> Result:
         epochs=epochs,
         best_epoch=int(best["epoch"]),
         seconds=time.perf_counter() - started,
+        groups=groups_of(users, tokens, ranks, config),
         checkpoint=str(trainer.saved_model_file),
+        ranks=rank_file,
         n_parameters=n_parameters,
         versions=versions(),
         config=plain(config.final_config_dict),
     )
     write_text(Path(result.checkpoint).with_suffix(".json"), json.dumps(asdict(result), indent=1) + "\n")
     return result
+
+
+def users_of(config: Config, dataset: Any = None) -> TestUsers:
+    """The test users of a dataset, whichever model the configuration is of."""
+    if isinstance(dataset, SequenceDataset):
+        return TestUsers.of(dataset)
+    settings = {name: config[name] for name in ("MAX_ITEM_LIST_LENGTH", "eval_args")}
+    folder = Path(config["data_path"])
+    plain_config = build_config("SASRecPacked", config["dataset"], [], {**settings, "data_path": str(folder.parent)})
+    plain_dataset = SequenceDataset(plain_config)
+    plain_dataset.build()
+    return TestUsers.of(plain_dataset)
+
+
+def groups_of(users: TestUsers, tokens: Any, ranks: Any, config: Config) -> dict[str, dict[str, dict[str, float]]]:
+    """Metrics by group, of those test users that the model ranked."""
+    known = {token: row for row, token in enumerate(users.user)}
+    rows = [known[token] for token in tokens]
+    metrics = [m for m in (m.lower() for m in config["metrics"]) if m in RANK_METRICS]
+    kinds = {"popularity": (users.popularity, POPULARITY), "length": (users.length, LENGTH)}
+    return {
+        kind: group_metrics(ranks, values[rows], bounds, metrics, config["topk"])
+        for kind, (values, bounds) in kinds.items()
+    }
 
 
 def start_logging(config: Config, verbose: bool) -> None:
@@ -225,13 +261,3 @@ def table(results: list[Result]) -> str:
             end = f"   {len(r.epochs):6}  {r.seconds:7.0f}" if part == "test" else ""
             lines.append(f"{r.label if part == 'valid' else '':{width}}  {part:5}  {cells}{end}")
     return "\n".join(lines)
-
-
-def seed_of(config: Config) -> int:
-    """The seed, checked."""
-    if not isinstance(config["seed"], int):
-        raise UserError(f"seed must be a whole number, not {config['seed']!r}")
-    return config["seed"]
-
-
-__all__ = ["Result", "plain", "prepare", "table", "torch", "train", "versions"]

@@ -20,6 +20,7 @@ from typing import Any
 from recbole_unisrec.data.dataset import SequenceDataset, TextDataset
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.model.sasrec import SASRecPacked
+from recbole_unisrec.model.text_baselines import SASRecText, ZESRec
 from recbole_unisrec.model.unisrec import UniSRec
 from recbole_unisrec.trainer import PackedTrainer
 
@@ -37,6 +38,8 @@ class Entry:
 MODELS = {
     "UniSRec": Entry(UniSRec, TextDataset, PackedTrainer, ("UniSRec.yaml", "finetune.yaml")),
     "SASRecPacked": Entry(SASRecPacked, SequenceDataset, PackedTrainer, ("SASRecPacked.yaml", "finetune.yaml")),
+    "SASRecText": Entry(SASRecText, TextDataset, PackedTrainer, ("SASRecText.yaml", "finetune.yaml")),
+    "ZESRec": Entry(ZESRec, TextDataset, PackedTrainer, ("SASRecText.yaml", "ZESRec.yaml", "finetune.yaml")),
 }
 
 

@@ -20,6 +20,7 @@ from recbole_unisrec.errors import UserError
 from recbole_unisrec.metrics import RANK_METRICS, rank_metrics
 from recbole_unisrec.model.base import TableRecommender
 from recbole_unisrec.model.losses import target_ranks
+from recbole_unisrec.transfer import transfer_from_config
 
 EVAL_ROWS = 4096  # histories encoded at a time
 NAN_CHECK_EVERY = 50  # steps between looks at the loss on an accelerator, where each look is a synchronisation
@@ -43,6 +44,7 @@ class PackedTrainer(Trainer):
 
     def __init__(self, config: Any, model: TableRecommender) -> None:
         check_writable(config["checkpoint_dir"])
+        self.transfer = transfer_from_config(config, model, getattr(model, "text_encoder", ""))
         super().__init__(config, model)
         precision = config["precision"] or "fp32"
         if precision not in PRECISIONS:

@@ -18,6 +18,7 @@ from recbole_unisrec.registry import MODELS
 from recbole_unisrec.trainer import PackedTrainer
 
 VARIANTS = [("UniSRec", "inductive_ft"), ("UniSRec", "transductive_ft"), ("SASRecPacked", None)]
+VARIANTS += [("SASRecText", None), ("ZESRec", None)]
 
 
 @pytest.fixture(autouse=True)

@@ -37,6 +37,41 @@ class FeatureTable:
         return self.weight.shape[1]
 
 
+SCALINGS = ("none", "standardize", "whiten")
+FLOOR = 1e-3  # share of the mean variance added to every direction, so that those without text stay small
+
+
+def scale_features(weight: Tensor, how: str) -> Tensor:
+    """Spread text features out before the adaptor sees them; those of a language model lie in a narrow cone.
+
+    Parameters
+    ----------
+    weight
+        float32 [n_items, d_plm], row 0 is padding and stays zero.
+    how
+        ``none``; ``standardize``: each coordinate to mean 0 and variance 1; ``whiten``: to covariance one (ZCA).
+        Statistics are those of the items given.
+
+    Raises
+    ------
+    UserError
+        If `how` is unknown.
+    """
+    if how not in SCALINGS:
+        raise UserError(f"unknown feature_scaling {how!r}; choose one of {', '.join(SCALINGS)}")
+    if how == "none":
+        return weight
+    rows = weight[1:].double()
+    rows = rows - rows.mean(dim=0)
+    if how == "standardize":
+        variance = rows.var(dim=0, correction=0)
+        rows = rows / (variance + FLOOR * variance.mean()).sqrt()
+    else:
+        values, vectors = torch.linalg.eigh(rows.T @ rows / len(rows))
+        rows = rows @ (vectors / (values.clamp(min=0) + FLOOR * values.mean()).sqrt()) @ vectors.T
+    return torch.cat([torch.zeros_like(weight[:1]), rows.to(weight.dtype)])
+
+
 def describe_encoder(meta: dict[str, object]) -> str:
     """One line that is equal exactly where features are comparable."""
     if "encoder" not in meta:

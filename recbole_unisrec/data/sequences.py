@@ -75,7 +75,7 @@ class Segments:
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """The three parts of a leave-one-out split, and the training stretch of each user."""
+    """The three parts of a leave-one-out split, the training stretch of each user, and where each user begins."""
 
     train: Pairs
     valid: Pairs
@@ -83,6 +83,8 @@ class LeaveOneOut:
     train_user: Tensor
     train_start: Tensor
     train_stop: Tensor
+    owner: Tensor
+    owner_start: Tensor
 
 
 def leave_one_out(items: np.ndarray, offsets: np.ndarray, users: np.ndarray, window: int) -> LeaveOneOut:
@@ -124,6 +126,8 @@ def leave_one_out(items: np.ndarray, offsets: np.ndarray, users: np.ndarray, win
         train_user=torch.from_numpy(users[trained]),
         train_start=torch.from_numpy(offsets[trained]),
         train_stop=torch.from_numpy(train_stop[trained]),
+        owner=torch.from_numpy(users),
+        owner_start=torch.from_numpy(offsets[:-1]),
     )
 
 

@@ -117,19 +117,20 @@ def target_ranks(hidden: Tensor, table: Tensor, target: Tensor) -> Tensor:
     Tensor
         int64 [B].
     """
-    ranks = torch.empty(len(hidden), dtype=torch.int64, device=hidden.device)
     rows = _rows_per_block(len(table))
-    for start in range(0, len(hidden), rows):
-        block = slice(start, start + rows)
-        scores = hidden[block] @ table.T  # (rows, N)
-        scores[:, 0] = float("-inf")
-        column = target[block].unsqueeze(1)
-        score = scores.gather(1, column)
-        better = (~(scores <= score)).sum(dim=1)  # negated, so that NaN never wins
-        tied = (scores == score).sum(dim=1) > 1
-        if tied.any():
-            ids = torch.arange(len(table), device=hidden.device)
-            earlier = (scores[tied] == score[tied]) & (ids < column[tied])
-            better[tied] += earlier.sum(dim=1)
-        ranks[block] = better + 1
-    return ranks
+    blocks = zip(hidden.split(rows), target.split(rows), strict=True)
+    ranks = [ranks_of_scores(block @ table.T, goal) for block, goal in blocks]
+    return torch.cat(ranks) if ranks else target.new_empty(0)
+
+
+def ranks_of_scores(scores: Tensor, target: Tensor) -> Tensor:
+    """`target_ranks` from scores [B, N], which are changed (row 0 is struck out)."""
+    scores[:, 0] = float("-inf")
+    column = target.unsqueeze(1)
+    score = scores.gather(1, column)
+    better = (~(scores <= score)).sum(dim=1)  # negated, so that NaN never wins
+    tied = (scores == score).sum(dim=1) > 1
+    if tied.any():
+        ids = torch.arange(scores.shape[1], device=scores.device)
+        better[tied] += ((scores[tied] == score[tied]) & (ids < column[tied])).sum(dim=1)
+    return better + 1

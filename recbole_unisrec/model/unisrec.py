@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from recbole_unisrec.data.features import scale_features
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.model.adaptor import MoEAdaptor
 from recbole_unisrec.model.base import TableRecommender
@@ -37,9 +37,10 @@ class UniSRec(TableRecommender):
         self.train_stage = config["train_stage"]
         if self.train_stage not in TRAIN_STAGES:
             raise UserError(f"unknown train_stage {self.train_stage!r}; choose one of {', '.join(TRAIN_STAGES)}")
-        features = dataset.features.weight
+        features = scale_features(dataset.features.weight, config["feature_scaling"] or "none")
         self.register_buffer("features", features, persistent=False)
         self.features: Tensor
+        self.text_encoder: str = dataset.features.encoder
         # as in the authors' code, the expert weights keep their own initialisation
         if self.train_stage == "transductive_ft":
             self.item_embedding: nn.Embedding | None = nn.Embedding(self.n_items, self.hidden_size, padding_idx=0)
@@ -70,8 +71,3 @@ def _drop_features(module: nn.Module, state_dict: dict[str, Tensor], *_: Any) ->
     if FEATURE_KEY in state_dict:
         state_dict.pop(FEATURE_KEY)
 
-
-def adapted_items(model: UniSRec) -> Tensor:
-    """Adaptor output of all items before ID embeddings and normalisation, [n_items, d], without gradient."""
-    with torch.no_grad():
-        return model.moe_adaptor(model.features)

@@ -1,0 +1,78 @@
+"""The rows that a leaderboard can have. A new one is one entry in `ROWS`."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from typing import Any
+
+from recbole_unisrec.errors import UserError
+
+RATES = [3e-4, 1e-3, 3e-3]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model with its settings.
+
+    Attributes
+    ----------
+    model
+        Name of the model in RecBole's registry; empty for the popularity ranker, which trains nothing.
+    settings
+        What differs from the property files.
+    grid
+        Setting and values to tune, the same number of values for every row; the choice is made on validation.
+    about
+        What a reader must know, in a few words.
+    """
+
+    model: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    grid: dict[str, list[Any]] = field(default_factory=lambda: {"learning_rate": RATES})
+    about: str = ""
+
+    def points(self) -> list[dict[str, Any]]:
+        """The settings to try, the property files' own value first."""
+        return [{name: value} for name, values in self.grid.items() for value in values] or [{}]
+
+
+def _ours(stage: str, about: str, **settings: Any) -> Row:
+    return Row("UniSRec", {"train_stage": f"{stage}_ft", **settings}, about=about)
+
+
+ROWS: dict[str, Row] = {
+    "Pop": Row("", grid={}, about="most frequent in training"),
+    "SASRec": Row("SASRec", about="RecBole's"),
+    "SASRecPacked": Row("SASRecPacked", about="SASRec on our data path"),
+    "GRU4Rec": Row("GRU4Rec", about="RecBole's"),
+    "BERT4Rec": Row("BERT4Rec", about="RecBole's"),
+    "FDSA": Row("FDSA", about="RecBole's, with the words of the text"),
+    "SASRec-text": Row("SASRecText", about="linear map of the text features"),
+    "ZESRec": Row("ZESRec", about="linear map and item offsets"),
+    "UniSRec-inductive": _ours("inductive", "the paper's model, text only"),
+    "UniSRec-transductive": _ours("transductive", "the paper's model, text and IDs"),
+    "UniSRec-inductive-whitened": _ours("inductive", "ours: features whitened first", feature_scaling="whiten"),
+    "UniSRec-transductive-whitened": _ours("transductive", "ours: features whitened first", feature_scaling="whiten"),
+    "no-whitening": _ours("inductive", "ablation: linear experts", whitening=False),
+    "one-expert": _ours("inductive", "ablation: no mixture", n_exps=1),
+    "no-gate-noise": _ours("inductive", "ablation: gate without noise", gate_noise=False),
+    "mean-pooling": _ours("inductive", "ablation: mean of the tokens for [CLS]", plm_suffix="feat1Mean"),
+}
+DEFAULT = ["Pop", "SASRecPacked", "SASRec-text", "ZESRec", "UniSRec-inductive", "UniSRec-transductive"]
+
+
+def rows_of(names: list[str]) -> dict[str, Row]:
+    """The chosen rows.
+
+    Raises
+    ------
+    UserError
+        If a name is unknown.
+    """
+    for name in names:
+        if name not in ROWS:
+            close = difflib.get_close_matches(name, ROWS, n=1, cutoff=0.4)
+            hint = f"did you mean {close[0]}?" if close else "see --help for the rows"
+            raise UserError(f"unknown row {name!r}; {hint}")
+    return {name: ROWS[name] for name in names}

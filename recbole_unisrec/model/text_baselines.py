@@ -1,0 +1,48 @@
+"""Baselines that read texts without UniSRec's mixture of whitening experts: what is gained by the mixture?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from recbole_unisrec.data.sequences import PackedBatch
+from recbole_unisrec.model.base import TableRecommender
+
+
+class SASRecText(TableRecommender):
+    """SASRec whose item vectors are a linear map of the text features, v = W·x + c; no IDs."""
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset, cosine=False, temperature=1.0)
+        self.register_buffer("features", dataset.features.weight, persistent=False)
+        self.features: Tensor
+        self.text_map = nn.Linear(self.features.shape[1], self.hidden_size)
+        self.apply(self.init_weights)
+
+    def item_table(self, items: Tensor | None = None) -> Tensor:
+        """Mapped texts [n_items, d] or [..., d]."""
+        return self.text_map(self.features if items is None else self.features[items])
+
+
+class ZESRec(SASRecText):
+    """ZESRec (Ding et al., "Zero-Shot Recommender Systems", 2021) on SASRec's encoder: v = W·x + c + ε.
+
+    The offset ε of an item has a Gaussian prior of mean zero, that is, a quadratic penalty in training; a new item
+    has none.
+    """
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.offset = nn.Embedding(self.n_items, self.hidden_size, padding_idx=0)
+        nn.init.zeros_(self.offset.weight)
+        self.offset_penalty = config["offset_penalty"]
+
+    def item_table(self, items: Tensor | None = None) -> Tensor:
+        """Mapped texts with offsets [n_items, d] or [..., d]."""
+        return super().item_table(items) + (self.offset.weight if items is None else self.offset(items))
+
+    def calculate_loss(self, interaction: PackedBatch | Any) -> Tensor:
+        """Cross-entropy and ``offset_penalty`` times the mean squared length of the offsets, scalar."""
+        penalty = self.offset.weight.square().sum(dim=1).mean()
+        return super().calculate_loss(interaction) + self.offset_penalty * penalty
