@@ -12,9 +12,9 @@ from dataset_tools.common import UserError, run_cli
 COMMANDS: dict[str, str] = {"train": "train and evaluate models (the same as run_unisrec.py)"}
 
 
-def split_settings(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
+def split_settings(arguments: list[str], parser: argparse.ArgumentParser) -> tuple[list[str], dict[str, str]]:
     """Separate RecBole-style ``--name=value`` settings from the command's own options."""
-    own = {a for action in train_parser()._actions for a in action.option_strings}
+    own = {a for action in parser._actions for a in action.option_strings}
     settings, rest = {}, []
     for argument in arguments:
         name, equals, value = argument.partition("=")
@@ -31,7 +31,8 @@ def train_parser() -> argparse.ArgumentParser:
         prog="run_unisrec.py",
         description="Train and evaluate UniSRec, SASRec and RecBole's other sequential models on one dataset.",
         epilog="Any RecBole setting can be given as --name=value, for example --learning_rate=0.0003 --topk=[10,20]. "
-        "Defaults stand in props/UniSRec.yaml and props/finetune.yaml.",
+        "Defaults stand in props/UniSRec.yaml and props/finetune.yaml. "
+        "--leaderboard compares models over seeds: see --leaderboard --help.",
     )
     parser.add_argument("--model", nargs="+", default=["UniSRec"], help="one or more models (default: UniSRec)")
     parser.add_argument("--dataset", default="ml-100k", help="folder name under dataset/ (default: ml-100k, embedded)")
@@ -51,8 +52,12 @@ def train_parser() -> argparse.ArgumentParser:
 
 def train_command(arguments: list[str]) -> int:
     """Run ``train``: every model and stage in turn, one table at the end."""
-    rest, settings = split_settings(arguments)
+    if "--leaderboard" in arguments:
+        from recbole_unisrec.leaderboard import cli as leaderboard
+
+        return leaderboard.command(*split_settings(arguments, leaderboard.parser()))
     parser = train_parser()
+    rest, settings = split_settings(arguments, parser)
     options, unknown = parser.parse_known_args(rest)
     if unknown:
         raise UserError(f"unknown option {unknown[0]!r}; settings are written --name=value, see --help")

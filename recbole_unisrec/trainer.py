@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -50,6 +51,9 @@ class PackedTrainer(Trainer):
         if precision not in PRECISIONS:
             raise UserError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
         self.autocast_dtype = PRECISIONS[precision]
+        self.average: WeightAverage | None = None
+        if config["ema_decay"]:
+            self.average = WeightAverage(model, config["ema_decay"])
         # seconds matter when two runs start together, and names must not collide
         stem, _ = os.path.splitext(self.saved_model_file)
         self.saved_model_file = f"{stem}-{os.getpid()}.pth"
@@ -90,6 +94,8 @@ class PackedTrainer(Trainer):
             if self.clip_grad_norm:
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
             self.optimizer.step()
+            if self.average is not None:
+                self.average.update()
             total += loss.detach()
             if step % every == 0 and not torch.isfinite(total):
                 raise UserError(
@@ -100,7 +106,7 @@ class PackedTrainer(Trainer):
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         target = kwargs.pop("saved_model_file", self.saved_model_file)
-        with atomic_path(target) as temporary:
+        with atomic_path(target) as temporary, self._averaged():
             super()._save_checkpoint(epoch, verbose=False, saved_model_file=str(temporary))
         if verbose:
             self.logger.info(f"Saving current: {target}")
@@ -116,13 +122,20 @@ class PackedTrainer(Trainer):
         OrderedDict
             ``{"hit@10": ...}`` as RecBole's, in the order of ``metrics`` and ``topk``.
         """
+        if load_best_model:
+            self.load_weights(model_file or self.saved_model_file)
+        with self._averaged():
+            return self._evaluate(eval_data, show_progress)
+
+    def _averaged(self) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext() if self.average is None else self.average.applied()
+
+    def _evaluate(self, eval_data: Any, show_progress: bool) -> Any:
         pairs = getattr(getattr(eval_data, "_dataset", None), "pairs", None)
         wanted = [m.lower() for m in self.config["metrics"]]
         full = self.config["eval_type"] == EvaluatorType.RANKING and self.config["eval_args"]["mode"]["test"] == "full"
         if pairs is None or not full or not all(m in RANK_METRICS for m in wanted):
-            return super().evaluate(eval_data, load_best_model, model_file, show_progress)
-        if load_best_model:
-            self.load_weights(model_file or self.saved_model_file)
+            return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
         if not len(pairs):
             return OrderedDict((f"{m}@{k}", 0.0) for m in wanted for k in self.config["topk"])
         ranks = self.ranks(pairs, show_progress)
@@ -133,10 +146,11 @@ class PackedTrainer(Trainer):
         return result
 
     def load_weights(self, file: str) -> None:
-        """Load the weights of a checkpoint of this model."""
+        """Load the weights of a checkpoint of this model (which are averaged already, if ``ema_decay`` is set)."""
         from recbole_unisrec.compat import safe_torch_load
 
         self.model.load_state_dict(safe_torch_load(file, map_location=self.device)["state_dict"])
+        self.average = None
 
     @torch.no_grad()
     def ranks(self, pairs: Pairs, show_progress: bool = False) -> Tensor:
@@ -161,6 +175,48 @@ class PackedTrainer(Trainer):
             found = target_ranks(output.float(), candidates, batch.target.to(self.device))
             ranks[index[order]] = found.cpu()
         return ranks
+
+
+class WeightAverage:
+    """Exponential moving average of the weights that learn; evaluated and saved in their place.
+
+    Parameters
+    ----------
+    model
+        What is trained.
+    decay
+        Share of the average that stays at each step, in (0, 1); smaller in the first steps.
+    """
+
+    def __init__(self, model: torch.nn.Module, decay: float) -> None:
+        if not isinstance(decay, float) or not 0 < decay < 1:
+            raise UserError(f"ema_decay must lie between 0 and 1, not {decay!r}; leave it out for no average")
+        self.weights: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
+        self.mean = [p.detach().clone() for p in self.weights]
+        self.decay, self.steps = decay, 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights after a step."""
+        self.steps += 1
+        decay = min(self.decay, self.steps / (self.steps + 9))  # else the random start would weigh for long
+        torch._foreach_lerp_(self.mean, self.weights, 1 - decay)
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model has the averaged weights within."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for weight, mean in zip(self.weights, self.mean, strict=True):
+            kept = weight.clone()
+            weight.copy_(mean)
+            mean.copy_(kept)
 
 
 def check_writable(folder: str) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from recbole import quick_start as recbole_quick_start
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
-from recbole.quick_start import load_data_and_model, run_recbole
+from recbole.quick_start import run_recbole
 from recbole.utils import get_model, get_trainer, init_seed
 from recbole.utils.case_study import full_sort_topk
 
@@ -104,7 +105,7 @@ def test_saved_and_loaded_scores_are_the_same(ring: Path, small: dict[str, Any])
     trainer.evaluate(test, load_best_model=True)
     users = np.arange(1, 11)
     expected, items = full_sort_topk(users, trainer.model, test, k=5)
-    config, model, dataset, _, _, again = load_data_and_model(trainer.saved_model_file)
+    config, model, dataset, _, _, again = recbole_quick_start.load_data_and_model(trainer.saved_model_file)
     scores, found = full_sort_topk(users, model, again, k=5)
     assert config["train_stage"] == "transductive_ft"
     assert torch.equal(found, items)
