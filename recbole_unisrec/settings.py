@@ -141,6 +141,8 @@ def build_config(model: str, dataset: str, files: list[str], overrides: dict[str
             raise UserError(f"{name} must be True or False, not {value!r}")
     settings.update(given)
     if model not in MODELS:
+        if settings.get("cold_items"):
+            raise UserError(f"{model} is RecBole's and reads every item, so cold_items would mean nothing; drop one of them")
         settings.update(_layout_settings(Path(str(settings.get("data_path", "dataset/"))) / dataset, dataset, settings))
     return _quiet_config(model, dataset, settings)
 

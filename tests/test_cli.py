@@ -53,6 +53,11 @@ def test_two_models_give_one_table_and_a_json_each(ring: Path, capsys: pytest.Ca
         (["--dataset", "ring", "--precision=fp8"], "unknown precision 'fp8'"),
         (["--dataset", "ring", "--learning_rate=1e30", "--train_batch_size=64"], "loss is not finite"),
         (["--dataset", "ring", "--model", "SASRec"], "topk 50 is more than the 24 items"),
+        (["--dataset", "ring", "--model", "SASRec", "--cold_items=0.1"], "cold_items would mean nothing"),
+        (["--dataset", "ring", "--cold_items=2"], "a share between 0 and 1"),
+        (["--dataset", "ring", "--feature_scaling=zip"], "unknown feature_scaling 'zip'"),
+        (["--dataset", "ring", "--ema_decay=1.5"], "ema_decay must lie between"),
+        (["--dataset", "ring", "--freeze", "encoder"], "freeze without pretrained"),
         (["--dataset", "ring", "--nonsense"], "unknown option '--nonsense'"),
     ],
 )
@@ -74,3 +79,14 @@ def test_debug_shows_the_traceback(ring: Path) -> None:
 def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["dance"]) == 2
     assert "unknown command 'dance'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("by", ["random", "time"])
+def test_new_items_are_found_by_their_text(ring: Path, by: str) -> None:
+    settings = ["--cold_items=0.2", f"--cold_by={by}", "--train_stage", "inductive_ft", TOPK]
+    assert run("--model", "UniSRec", "--dataset", "ring", *settings) == 0
+    (file,) = Path("saved").glob("*.json")
+    groups = json.loads(file.read_text())["groups"]["popularity"]
+    assert groups["0"]["users"] > 0
+    assert 0 <= groups["0"]["hit@10"] <= 1
+    assert "1-4" not in groups or groups["1-4"]["users"] > 0

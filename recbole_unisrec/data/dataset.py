@@ -15,9 +15,10 @@ from torch import Tensor
 
 from recbole_unisrec.data.atomic import find_layout, read_splits, read_standard
 from recbole_unisrec.data.features import FeatureTable, load_features
-from recbole_unisrec.data.sequences import LeaveOneOut, Pairs, Segments, cut_segments, leave_one_out
+from recbole_unisrec.data.sequences import LeaveOneOut, Pairs, Segments, cut_segments, hold_out_items, leave_one_out
 from recbole_unisrec.errors import UserError
 
+COLD_BY = ("random", "time")
 LEAVE_ONE_OUT = {"LS": "valid_and_test"}
 
 
@@ -125,9 +126,15 @@ class SequenceDataset(SequentialDataset):
         first = np.flatnonzero(np.r_[True, users[1:] != users[:-1]])
         offsets = np.r_[first, len(users)]
         self.split = leave_one_out(items, offsets, users[first].astype(np.int64), self.max_item_list_len)
+        if self.config["cold_items"]:
+            cold = self._cold_items(items, self.inter_feat[self.time_field].to_numpy()[order])
+            self.split = hold_out_items(self.split, cold, self.max_item_list_len)
         parts = (self.split.train, self.split.valid, self.split.test)
+        shift = [0, len(parts[0].items), len(parts[0].items)] if self.config["cold_items"] else [0, 0, 0]
         whole = Pairs(
-            parts[0].items, *(torch.cat([getattr(p, name) for p in parts]) for name in ("user", "start", "target"))
+            torch.cat([parts[0].items, parts[2].items]) if self.config["cold_items"] else parts[0].items,
+            torch.cat([p.user for p in parts]),
+            *(torch.cat([getattr(p, f) + n for p, n in zip(parts, shift, strict=True)]) for f in ("start", "target")),
         )
         self.set_field_property(self.item_list_length_field, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
         self.set_field_property(
@@ -136,6 +143,27 @@ class SequenceDataset(SequentialDataset):
         self.field2id_token[self.item_id_list_field] = self.field2id_token[self.iid_field]
         self.field2token_id[self.item_id_list_field] = self.field2token_id[self.iid_field]
         self._set_pairs(whole)
+
+    def _cold_items(self, items: np.ndarray, times: np.ndarray) -> Tensor:
+        """bool [n_items]: a share of the items, drawn at random (always the same) or the newest."""
+        share, by = self.config["cold_items"], self.config["cold_by"] or "random"
+        if not isinstance(share, float) or not 0 < share < 1 or by not in COLD_BY:
+            raise UserError(
+                f"cold_items must be a share between 0 and 1 and cold_by one of {', '.join(COLD_BY)}, not {share!r} and "
+                f"{by!r}"
+            )
+        if by == "time" and self.layout == "split":
+            raise UserError(f"{self.dataset_name} comes in split files, which have no times; use cold_by: random")
+        known = np.unique(items)
+        if by == "time":
+            first = np.full(self.item_num, np.inf)
+            np.minimum.at(first, items, times)
+            order = known[np.argsort(first[known], kind="stable")]
+        else:
+            order = np.random.default_rng(0).permutation(known)
+        cold = torch.zeros(self.item_num, dtype=torch.bool)
+        cold[torch.from_numpy(order[len(order) - max(1, round(share * len(order))) :].copy())] = True
+        return cold
 
     def _set_pairs(self, pairs: Pairs) -> None:
         self.pairs = pairs

@@ -6,7 +6,7 @@ All arrays are linear in the number of interactions: a (prefix, next item) pair 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -128,6 +128,46 @@ def leave_one_out(items: np.ndarray, offsets: np.ndarray, users: np.ndarray, win
         train_stop=torch.from_numpy(train_stop[trained]),
         owner=torch.from_numpy(users),
         owner_start=torch.from_numpy(offsets[:-1]),
+    )
+
+
+def hold_out_items(split: LeaveOneOut, cold: Tensor, window: int) -> LeaveOneOut:
+    """The same split without any trace of some items in training and validation, as if they were new in the shop.
+
+    They are taken out of the training stretches, and out of validation where they are the item to find. Test is left
+    as it is: histories and items to find may be cold.
+
+    Parameters
+    ----------
+    split
+        A leave-one-out split.
+    cold
+        bool [n_items], True for items to hold out.
+    window
+        Longest history L.
+    """
+    items = split.train.items
+    n_items = split.train_stop - split.train_start
+    owner = torch.repeat_interleave(torch.arange(len(n_items)), n_items)
+    within = torch.arange(len(owner)) - torch.repeat_interleave(n_items.cumsum(0) - n_items, n_items)
+    row = split.train_start[owner] + within
+    warm = ~cold[items[row]]
+    kept, owner = items[row[warm]], owner[warm]
+    length = torch.bincount(owner, minlength=len(n_items))
+    start = length.cumsum(0) - length
+    target = torch.arange(len(kept)) > start[owner]  # all but the first of each user
+    where = target.nonzero().squeeze(1)
+    train = Pairs(kept, split.train_user[owner[where]], torch.maximum(start[owner[where]], where - window), where)
+    trained = length > 1
+    valid = split.valid
+    mine = ~cold[valid.items[valid.target]]
+    return replace(
+        split,
+        train=train,
+        valid=Pairs(valid.items, valid.user[mine], valid.start[mine], valid.target[mine]),
+        train_user=split.train_user[trained],
+        train_start=start[trained],
+        train_stop=(start + length)[trained],
     )
 
 

@@ -4,7 +4,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_unisrec.data.sequences import PackedLoader, bucket_lengths, cut_segments, leave_one_out, pack, pack_last
+from recbole_unisrec.data.sequences import (
+    PackedLoader,
+    bucket_lengths,
+    cut_segments,
+    hold_out_items,
+    leave_one_out,
+    pack,
+    pack_last,
+)
 from recbole_unisrec.model.encoder import CausalTransformer
 
 
@@ -115,3 +123,32 @@ def test_bucket_lengths_reach_the_window() -> None:
         lengths = bucket_lengths(window)
         assert lengths[-1] == window
         assert (lengths.diff() > 0).all()
+
+
+def test_held_out_items_leave_no_trace_in_training() -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(2, 12, 60)
+    offsets = np.r_[0, lengths.cumsum()]
+    items = rng.integers(1, 20, offsets[-1])
+    split = leave_one_out(items, offsets, np.arange(1, 61), window=4)
+    cold = torch.zeros(20, dtype=torch.bool)
+    cold[[3, 7, 11]] = True
+    held = hold_out_items(split, cold, window=4)
+    expected = []
+    for user, start, stop in zip(
+        split.train_user.tolist(), split.train_start.tolist(), split.train_stop.tolist(), strict=True
+    ):
+        warm = [i for i in items[start:stop].tolist() if not cold[i]]
+        expected += [(user, warm[max(0, t - 4) : t], warm[t]) for t in range(1, len(warm))]
+    train = held.train
+    found = [
+        (user, train.items[start:target].tolist(), int(train.items[target]))
+        for user, start, target in zip(
+            train.user.tolist(), train.start.tolist(), train.target.tolist(), strict=True
+        )
+    ]
+    assert found == expected
+    segments = cut_segments(train.items, held.train_start, held.train_stop, 4, exact=True)
+    assert int(segments.n_pairs.sum()) == len(train)
+    assert not cold[held.valid.items[held.valid.target]].any()
+    assert held.test is split.test
