@@ -38,6 +38,7 @@ class FeatureTable:
 
 
 SCALINGS = ("none", "standardize", "whiten")
+ROWS_PER_BLOCK = 16_384  # read from the file at a time
 FLOOR = 1e-3  # share of the mean variance added to every direction, so that those without text stay small
 
 
@@ -168,7 +169,9 @@ def load_features(
             raise UserError(f"item {token!r} has no row in {path} (looked in {where}); {encode_hint(path.parent)}")
         rows[i] = row
     weight = torch.zeros(len(tokens), source.shape[1])
-    weight[1:] = torch.from_numpy(source[rows].astype(np.float32))
+    for start in range(0, len(rows), ROWS_PER_BLOCK):  # in one go there would be three copies
+        block = rows[start : start + ROWS_PER_BLOCK]
+        weight[1 + start : 1 + start + len(block)] = torch.from_numpy(source[block])
     if not torch.isfinite(weight).all():
         bad = tokens[int((~torch.isfinite(weight)).any(dim=1).nonzero()[0])]
         raise UserError(f"{path} holds NaN or infinity, first for item {bad!r}; {encode_hint(path.parent)}")

@@ -124,13 +124,13 @@ class MoEAdaptor(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Adapt text features x [..., d_plm] -> v [..., d]."""
-        flat = x.reshape(-1, x.shape[-1])  # (N, d_plm)
-        kind = flat.device.type
+        kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.w_gate.dtype
+        flat = x.reshape(-1, x.shape[-1]).to(dtype)  # (N, d_plm)
         gates = self.gates(flat)  # (N, G)
         weight = torch.cat([expert.lin.weight for expert in self.experts])  # (G·d, d_plm)
         # what the whitening takes off is the same for all rows but for the gates
         shift = torch.stack([expert.lin.weight @ expert.bias for expert in self.experts])  # (G, d)
-        mixed = _Experts.apply(self.dropout(flat.to(dtype)), gates.to(dtype), weight.to(dtype))
+        mixed = _Experts.apply(self.dropout(flat), gates.to(dtype), weight.to(dtype))
         adapted = mixed - gates.to(dtype) @ shift.to(dtype)
         return adapted.view(*x.shape[:-1], -1)

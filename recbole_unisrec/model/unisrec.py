@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from recbole_unisrec.data.features import scale_features
@@ -12,6 +13,7 @@ from recbole_unisrec.model.adaptor import MoEAdaptor
 from recbole_unisrec.model.base import TableRecommender
 
 TRAIN_STAGES = ("pretrain", "inductive_ft", "transductive_ft")
+FEATURE_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FEATURE_KEY = "plm_embedding.weight"  # in the authors' checkpoints; the features are the dataset's, not the model's
 
 
@@ -38,7 +40,12 @@ class UniSRec(TableRecommender):
         if self.train_stage not in TRAIN_STAGES:
             raise UserError(f"unknown train_stage {self.train_stage!r}; choose one of {', '.join(TRAIN_STAGES)}")
         features = scale_features(dataset.features.weight, config["feature_scaling"] or "none")
-        self.register_buffer("features", features, persistent=False)
+        precision = config["feature_precision"] or "fp32"
+        if precision not in FEATURE_PRECISIONS:
+            raise UserError(
+                f"unknown feature_precision {precision!r}; choose one of {', '.join(FEATURE_PRECISIONS)}"
+            )
+        self.register_buffer("features", features.to(FEATURE_PRECISIONS[precision]), persistent=False)
         self.features: Tensor
         self.text_encoder: str = dataset.features.encoder
         # as in the authors' code, the expert weights keep their own initialisation
