@@ -38,6 +38,7 @@ def train_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataset", default="ml-100k", help="folder name under dataset/ (default: ml-100k, embedded)")
     parser.add_argument("--train_stage", nargs="+", help="inductive_ft (text only), transductive_ft (text and IDs)")
     parser.add_argument("--config", nargs="+", default=[], metavar="FILE", help="property files (YAML)")
+    parser.add_argument("--recipe", help="UniSRec as in the paper (default), or ours (props/recipe-ours.yaml)")
     parser.add_argument("--encode", action="store_true", help="make the text features first, if they are missing")
     parser.add_argument("--encoder", help="encoder for --encode: minilm (default), a hub name or a local folder")
     parser.add_argument("--pooling", default="CLS", choices=["CLS", "Mean"], help="pooling for --encode (default: CLS)")
@@ -66,7 +67,7 @@ def train_command(arguments: list[str]) -> int:
     from recbole_unisrec.settings import build_config, parse_value
 
     overrides = {name: parse_value(value) for name, value in settings.items()}
-    for name in ("seed", "epochs", "pretrained", "freeze"):
+    for name in ("seed", "epochs", "pretrained", "freeze", "recipe"):
         if getattr(options, name) is not None:
             overrides[name] = getattr(options, name)
     if overrides.get("epochs", 0) < 0:

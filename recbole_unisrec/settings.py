@@ -129,6 +129,7 @@ def build_config(model: str, dataset: str, files: list[str], overrides: dict[str
     for file in files:
         given.update(read_properties(file))
     given.update(overrides)
+    given = {**recipe(given.pop("recipe", None), model), **given}
     for name, value in given.items():
         if name not in known:
             close = difflib.get_close_matches(name, sorted(known), n=1)
@@ -145,6 +146,23 @@ def build_config(model: str, dataset: str, files: list[str], overrides: dict[str
             raise UserError(f"{model} is RecBole's and reads every item, so cold_items would mean nothing; drop one of them")
         settings.update(_layout_settings(Path(str(settings.get("data_path", "dataset/"))) / dataset, dataset, settings))
     return _quiet_config(model, dataset, settings)
+
+
+def recipe(name: str | None, model: str) -> dict[str, Any]:
+    """The settings of ``--recipe NAME`` (``props/recipe-NAME.yaml``); the paper's are the defaults.
+
+    Raises
+    ------
+    UserError
+        If there is no such recipe.
+    """
+    if name is None or name == "paper" or model != "UniSRec":
+        return {}
+    file = props_folder() / f"recipe-{name}.yaml"
+    if not file.is_file():
+        found = ["paper", *sorted(f.stem.removeprefix("recipe-") for f in props_folder().glob("recipe-*.yaml"))]
+        raise UserError(f"unknown recipe {name!r}; choose one of {', '.join(found)}")
+    return read_properties(file)
 
 
 def _layout_settings(folder: Path, dataset: str, settings: dict[str, Any]) -> dict[str, Any]:

@@ -55,6 +55,7 @@ def test_two_models_give_one_table_and_a_json_each(ring: Path, capsys: pytest.Ca
         (["--dataset", "ring", "--model", "SASRec"], "topk 50 is more than the 24 items"),
         (["--dataset", "ring", "--model", "SASRec", "--cold_items=0.1"], "cold_items would mean nothing"),
         (["--dataset", "ring", "--cold_items=2"], "a share between 0 and 1"),
+        (["--dataset", "ring", "--recipe", "secret"], "unknown recipe 'secret'; choose one of paper, ours"),
         (["--dataset", "ring", "--feature_scaling=zip"], "unknown feature_scaling 'zip'"),
         (["--dataset", "ring", "--ema_decay=1.5"], "ema_decay must lie between"),
         (["--dataset", "ring", "--freeze", "encoder"], "freeze without pretrained"),
@@ -90,3 +91,10 @@ def test_new_items_are_found_by_their_text(ring: Path, by: str) -> None:
     assert groups["0"]["users"] > 0
     assert 0 <= groups["0"]["hit@10"] <= 1
     assert "1-4" not in groups or groups["1-4"]["users"] > 0
+
+
+def test_the_recipe_is_written_down_and_can_be_overridden(ring: Path) -> None:
+    assert run("--model", "UniSRec", "--dataset", "ring", "--recipe", "ours", "--ema_decay=0.5", TOPK) == 0
+    (file,) = Path("saved").glob("*.json")
+    config = json.loads(file.read_text())["config"]
+    assert (config["feature_scaling"], config["ema_decay"]) == ("whiten", 0.5)

@@ -24,7 +24,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--dataset", default="ml-100k", help="folder name under dataset/ (default: ml-100k)")
     found.add_argument("--models", "--model", nargs="+", default=rows.DEFAULT, metavar="ROW", help="rows (see below)")
     found.add_argument("--seeds", type=int, default=5, help="seeds for each row (default: 5)")
-    found.add_argument("--no-tuning", action="store_true", help="take the property files' settings as they are")
+    found.add_argument(
+        "--no-tuning", nargs="*", metavar="ROW", help="take the settings of these rows (of all) as they are"
+    )
     found.add_argument("--out", type=Path, help="folder of runs and report (default: leaderboard/DATASET)")
     found.add_argument("--debug", action="store_true", help="show a traceback on errors")
     return found
@@ -39,7 +41,9 @@ def command(arguments: list[str], settings: dict[str, str]) -> int:
     folder = options.out or Path("leaderboard") / options.dataset
     chosen = rows.rows_of(options.models)
     overrides.setdefault("show_progress", False)
-    board = runner.Leaderboard(folder, options.dataset, chosen, options.seeds, overrides, tune=not options.no_tuning)
+    fixed = list(chosen) if options.no_tuning == [] else options.no_tuning or []
+    tuned = [name for name in chosen if name not in rows.rows_of(fixed)]
+    board = runner.Leaderboard(folder, options.dataset, chosen, options.seeds, overrides, tuned)
     standings: list[runner.Standing] = []
     said = "python run_unisrec.py " + shlex.join([*arguments, *(f"--{k}={v}" for k, v in settings.items())])
     for standing in board.fill():

@@ -13,6 +13,7 @@ import numpy as np
 from dataset_tools.common import write_text
 from recbole_unisrec.evaluation import POPULARITY, group_names
 from recbole_unisrec.leaderboard.published import RECALLED, published
+from recbole_unisrec.leaderboard.rows import RATES
 from recbole_unisrec.leaderboard.runner import NAMES, Leaderboard, Standing
 from recbole_unisrec.leaderboard.stats import Comparison, compare, per_user
 
@@ -114,12 +115,14 @@ def sections(board: Leaderboard, standings: Sequence[Standing], command: str, li
     facts = ", ".join(f"{value:,} {name}" for name, value in board.facts.items())
     first = next((s.runs[0] for s in standings if s.runs), None)
     made_with = ", ".join(f"{k} {v}" for k, v in (first.versions if first else {}).items())
-    tuned = "Settings were chosen on validation NDCG@10 with the first seed, each row trying the same number of values."
+    tuned = [s.name for s in standings if s.name in board.tuned and s.row.model]
+    grid = f"was tuned on validation NDCG@10 with the first seed, over the learning rates {', '.join(map(str, RATES))}"
     n_seeds = max(len(s.runs) for s in standings)
     parts: list[Any] = [
         ("title", f"Leaderboard of {board.dataset}"),
         ("text", f"{facts}. Leave-one-out, ranking over all items. Mean ± standard deviation over {n_seeds} seeds."),
-        ("text", (tuned if board.tune else "Settings are those of the property files; nothing was tuned.")
+        ("text", (f"{', '.join(tuned)} {grid}; the others have the property files' settings." if tuned
+                  else "Settings are those of the property files; nothing was tuned.")
          + " The best figure of a column is bold, the second best italic."),
         ("text", "Significance: paired t-test over users on NDCG@10 (mean over seeds), two-sided, Holm-corrected for the "
          "number of rows."),

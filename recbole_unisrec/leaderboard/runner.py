@@ -97,8 +97,8 @@ class Leaderboard:
         Seeds for each row.
     overrides
         Settings for all rows.
-    tune
-        Whether to try the rows' grids; otherwise the property files' values are taken.
+    tuned
+        Rows whose grids are tried; of the others the property files' values are taken.
 
     Raises
     ------
@@ -113,14 +113,14 @@ class Leaderboard:
         rows: dict[str, Row],
         n_seeds: int,
         overrides: dict[str, Any],
-        tune: bool = True,
+        tuned: list[str],
     ) -> None:
         if n_seeds < 1:
             raise UserError(f"seeds must be 1 or more, not {n_seeds}")
         self.folder, self.dataset, self.rows = folder, dataset, rows
         self.seeds = [FIRST_SEED + i for i in range(n_seeds)]
         self.overrides = {"topk": list(TOPK), "metrics": ["HIT", "NDCG"], "valid_metric": "NDCG@10", **overrides}
-        self.tune = tune
+        self.tuned = tuned
         self.users = self._users()
         for name, row in rows.items():  # mistakes in settings show before the first hour, not after it
             if row.model:
@@ -216,7 +216,7 @@ class Leaderboard:
     def fill(self, say: Callable[[str], None] = quick_start.say) -> Iterator[Standing]:
         """Run what is missing; gives each row when it is complete."""
         for name, row in self.rows.items():
-            points = row.points() if self.tune else [{}]
+            points = row.points() if name in self.tuned else [{}]
             tuning = []
             for point in points:
                 run, known = self.run(name, point, self.seeds[0])

@@ -1,0 +1,51 @@
+import pytest
+import torch
+
+from recbole_unisrec.data.features import scale_features
+from recbole_unisrec.errors import UserError
+from recbole_unisrec.trainer import WeightAverage
+
+
+def test_average_of_weights_by_hand() -> None:
+    module = torch.nn.Linear(1, 1, bias=False).double()
+    module.weight.data.fill_(1.0)
+    average = WeightAverage(module, 0.5)
+    expected, value = 1.0, 1.0
+    for step in range(1, 30):
+        value += 1.0
+        module.weight.data.fill_(value)
+        average.update()
+        decay = min(0.5, step / (step + 9))
+        expected = decay * expected + (1 - decay) * value
+    with average.applied():
+        assert module.weight.item() == pytest.approx(expected)
+    assert module.weight.item() == value
+
+
+def test_weights_come_back_after_an_error() -> None:
+    module = torch.nn.Linear(2, 2)
+    average = WeightAverage(module, 0.9)
+    before = module.weight.detach().clone()
+    module.weight.data.add_(1.0)
+    with pytest.raises(RuntimeError), average.applied():
+        raise RuntimeError
+    torch.testing.assert_close(module.weight.detach(), before + 1.0)
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.0, 2, "much"])
+def test_decay_is_checked(decay: object) -> None:
+    with pytest.raises(UserError, match="between 0 and 1"):
+        WeightAverage(torch.nn.Linear(1, 1), decay)  # type: ignore[arg-type]
+
+
+def test_scaled_features_have_the_promised_moments() -> None:
+    torch.manual_seed(0)
+    weight = torch.cat([torch.zeros(1, 6), torch.randn(500, 6) @ torch.randn(6, 6) + 3.0])
+    whitened, standard = scale_features(weight, "whiten"), scale_features(weight, "standardize")
+    for scaled in (whitened, standard):
+        assert not scaled[0].any()
+        torch.testing.assert_close(scaled[1:].mean(0), torch.zeros(6), atol=1e-4, rtol=0.0)
+        torch.testing.assert_close(scaled[1:].var(0, correction=0), torch.ones(6), atol=0.1, rtol=0.0)
+    spread = whitened[1:].T @ whitened[1:] / 500
+    torch.testing.assert_close(spread, torch.eye(6), atol=0.1, rtol=0.0)
+    assert scale_features(weight, "none") is weight
