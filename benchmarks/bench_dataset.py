@@ -115,10 +115,8 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2, help="polars threads (default: %(default)s)")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    print(
     print("| ratings (million) | dump (MB) | tool | seconds | CPU seconds ", end="")
     print("| peak (MiB) | times faster | part of the memory |")
-    )
     print("|---|---|---|---|---|---|---|---|")
     results = []
     for size in args.sizes:
