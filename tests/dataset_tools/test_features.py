@@ -1,9 +1,10 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,15 @@ def _save_model(folder: Path, kind: str) -> str:
         )
     model.save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Models this small only wait for a second thread, and the bytes depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -351,20 +361,25 @@ def test_shards_of_other_settings_are_not_used(
     assert encode_dataset(folder, "toy", encoder=bert, progress=False).read_bytes() == whole
 
 
-def _run(command: list[str], threads: int = 1) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
-
-
 def test_two_processes_write_the_bytes_of_one(bert: str, texts: list[str], tmp_path: Path) -> None:
     one, two = (_dataset(tmp_path / name, texts * 3) for name in ("one", "two"))
-    options = ["-m", "dataset_tools.features"]
-    done = _run([sys.executable, *options, str(one), "--name", "toy", "--encoder", bert])
-    assert done.returncode == 0, done.stderr
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = _run([*launcher, *options, str(two), "--name", "toy", "--encoder", bert])
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("items, width 32") == 1
+    encode_dataset(one, "toy", encoder=bert, progress=False)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # what torchrun sets
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "dataset_tools.features", str(two), "--name", "toy", "--encoder", bert]
+    processes = []
+    for rank in ("0", "1"):
+        environment = {**os.environ, **group, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "RANK": rank}
+        environment["LOCAL_RANK"] = rank
+        processes.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+    said = [process.communicate(timeout=240) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert ["items, width 32" in out for out, _ in said] == [True, False]
     for file in ("toy.feat1CLS", "toy.feat1CLS.json", "toy.item2index"):
         assert (one / file).read_bytes() == (two / file).read_bytes()
     assert not [path for path in two.iterdir() if path.name.startswith(".")]
@@ -522,7 +537,8 @@ def test_start_is_quick() -> None:
         "import sys; import dataset_tools.features, dataset_tools.mixture, dataset_tools.movielens; "
         "print([m for m in ('torch', 'transformers', 'polars', 'recbole', 'recbole_unisrec') if m in sys.modules])"
     )
-    assert _run([sys.executable, "-c", code]).stdout.strip() == "[]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_official_texts_in_index_order() -> None:
