@@ -56,10 +56,12 @@ class BadLines:
         """
         self.total += 1
         self.per_file[file] = self.per_file.get(file, 0) + 1
-        if self.total <= self.shown:
+        if self.total <= self.shown and self.limit:
             text = line.decode("utf-8", "replace") if isinstance(line, bytes) else line
             text = text if len(text) <= 100 else text[:97] + "..."
             print(f"skipped {file}, line {number}: {reason}: {text!r}", file=sys.stderr)
+        if self.limit == 0:
+            raise UserError(f"line {number} of {file} cannot be read ({reason}); mend or remove it")
         if self.total > self.limit:
             raise UserError(
                 f"more than {self.limit} lines could not be read, the last is line {number} of {file} ({reason}); "

@@ -297,7 +297,7 @@ def test_a_crash_at_the_end_leaves_no_stale_description(
         encode_dataset(folder, "toy", encoder=bert, prompt="query: ", progress=False, overwrite=True)
     assert not path.with_name("toy.feat1CLS.json").exists()
     monkeypatch.setattr(features, "write_text", write)
-    with pytest.raises(UserError, match="no toy.feat1CLS.json"):
+    with pytest.raises(UserError, match="to say how it was made"):
         encode_dataset(folder, "toy", encoder=bert, progress=False)
     # the stopped run goes on without being told again that it may replace the file
     encode_dataset(folder, "toy", encoder=bert, prompt="query: ", progress=False)
