@@ -82,6 +82,7 @@ REVIEW_FIELDS = {
     2018: ("reviewerID", "asin", "overall", "unixReviewTime"),
     2023: ("user_id", "parent_asin", "rating", "timestamp"),
 }
+RATING_COLUMNS = {2018: ("user", "item", "rating", "timestamp"), 2023: REVIEW_FIELDS[2023]}
 ITEM_FIELD = {2018: "asin", 2023: "parent_asin"}
 DEFAULT_FIELDS = ("title", "category", "brand")
 # one name for one thing: the fields of 2018 under their names of 2023
@@ -155,7 +156,7 @@ def read_interactions(source: Source, year: int, bad: BadLines) -> Interactions:
     user_ids, item_ids = IdTable(), IdTable()
     columns = Columns("users", "items", "times", "ratings")
     if ".csv" in source.path.suffixes:
-        user, item, rating, stamp = ("user_id", "parent_asin", "rating", "timestamp")
+        user, item, rating, stamp = RATING_COLUMNS[year]
         types = {user: pl.String, item: pl.String, rating: pl.Float32, stamp: pl.Int64}
         if year == 2018:  # no header, and the item comes first
             types = {name: types[name] for name in (item, user, rating, stamp)}
@@ -170,7 +171,7 @@ def read_interactions(source: Source, year: int, bad: BadLines) -> Interactions:
     else:
         kinds = (str, str, float, int)
         fields = dict(zip(REVIEW_FIELDS[year], kinds, strict=True))
-        for records in read_json_lines(source, fields, bad):
+        for _, records in read_json_lines(source, fields, bad):
             columns.append(
                 users=user_ids.encode(pl.Series([r._0 for r in records], dtype=pl.String)),
                 items=item_ids.encode(pl.Series([r._1 for r in records], dtype=pl.String)),
@@ -221,7 +222,7 @@ def read_metadata(
     texts: dict[int, str] = {}
     records = repeated = 0
     names = [f"_{place}" for place in range(1, len(fields) + 1)]
-    for block in read_json_lines(source, {id_field: str, **dict.fromkeys(fields, Any)}, bad):
+    for _, block in read_json_lines(source, {id_field: str, **dict.fromkeys(fields, Any)}, bad):
         if not block:
             continue
         codes = item_ids.encode(pl.Series([record._0 for record in block], dtype=pl.String))
@@ -270,8 +271,6 @@ def build(
     # The k-core without the metadata filter holds the one with it, so these are all texts that can be needed,
     # and the metadata, the larger file, is read once and kept in small part.
     rows = pipeline.k_core(data.users, data.items, user_k, item_k)
-    if not len(rows):
-        pipeline.keep_k_core(data, user_k, item_k)  # says where it emptied
     wanted = np.zeros(len(data.item_ids), dtype=bool)
     wanted[data.items[rows]] = True
     del rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -35,9 +36,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, target)
     except OSError as error:
         raise UserError(
@@ -46,6 +45,67 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(folder: Path, check: Callable[[], None]) -> Iterator[Path]:
+    """Yield an empty folder beside ``folder``; put it in its place on success, remove it on failure.
+
+    Parameters
+    ----------
+    folder
+        What lies there is replaced, once the new one is whole.
+    check
+        Called before the work and again before the swap; raises if ``folder`` must not be replaced.
+
+    Raises
+    ------
+    UserError
+        If the disk is full or the place cannot be written. What was there stays.
+    """
+    check()
+    temporary: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+        temporary.chmod(0o777 & ~_umask())
+        yield temporary
+        for path in temporary.iterdir():
+            with open(path, "rb") as written:
+                os.fsync(written.fileno())
+        check()
+        _swap(temporary, folder)
+    except OSError as error:
+        raise UserError(
+            f"could not write {folder}: {error.strerror or error}; free some space or check permissions, "
+            "nothing was changed"
+        ) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swap(new: Path, folder: Path) -> None:
+    """Rename ``new`` to ``folder``; what was there goes only after the new one has its name."""
+    old: Path | None = None
+    if folder.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".old", dir=folder.parent))
+        os.rename(folder, old / folder.name)
+    try:
+        os.rename(new, folder)
+    except OSError:
+        if old is not None:
+            os.rename(old / folder.name, folder)
+        raise
+    finally:
+        if old is not None and folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _umask() -> int:
+    value = os.umask(0)
+    os.umask(value)
+    return value
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

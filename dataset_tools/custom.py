@@ -65,10 +65,10 @@ def build(
     import polars as pl
 
     from dataset_tools import pipeline
-    from dataset_tools.sources import TIME_FORMATS, BadLines, parse_times, read_table
+    from dataset_tools.sources import ISO_FORMATS, BadLines, keep_rows, read_table, with_times
 
     bad = bad or BadLines()
-    formats = (time_format,) if time_format else tuple(f for f in TIME_FORMATS if f.startswith("%Y"))
+    formats = (time_format,) if time_format else ISO_FORMATS
     user_ids, item_ids = pipeline.IdTable(), pipeline.IdTable()
     columns = pipeline.Columns("users", "items", "times", "ratings")
     types: dict[str, Any] = {user_column: pl.String, item_column: pl.String}
@@ -80,17 +80,19 @@ def build(
         types[rating_column] = pl.Float64
         required[rating_column] = "a number"
     count = 0
-    for number, frame in read_table(
-        interactions, types, bad, required=required, encoding=encoding, separator=separator
-    ):
+    for table in read_table(interactions, types, bad, required=required, encoding=encoding, separator=separator):
+        for column in (user_column, item_column):
+            missing = pipeline.is_missing_word(table[1][column])
+            for row in missing.arg_true().to_list():
+                reason = f"{column} is {table[1][column][row]!r}, which RecBole reads as nothing"
+                bad.add(interactions.path.name, table[0][row], reason, str(table[1].row(row)))
+            if missing.any():
+                table = keep_rows(table, ~missing.to_numpy())
         if time_column:
-            times = parse_times(frame[time_column], formats)
-            for row in times.is_null().arg_true().to_list():
-                reason = f"{time_column} is not a time (see --time_format)"
-                bad.add(interactions.path.name, number + row, reason, str(frame[time_column][row]))
-            frame = frame.with_columns(times.alias("_time")).drop_nulls("_time")
+            reason = "is not a time (see --time_format)"
+            _, frame = with_times(table, time_column, interactions, bad, formats, reason)
         else:
-            frame = frame.with_columns((pl.int_range(pl.len()).cast(pl.Float64) + count).alias("_time"))
+            frame = table[1].with_columns((pl.int_range(pl.len()).cast(pl.Float64) + count).alias("_time"))
         count += len(frame)
         ratings = frame[rating_column].to_numpy() if rating_column else np.zeros(len(frame))
         columns.append(

@@ -38,6 +38,7 @@ DTYPES = {"float32": np.float32, "float16": np.float16}
 EMPTY = "."  # what the authors put where an item has no text
 TOKEN_BUDGET = {"cpu": 1024, "cuda": 65536}  # padded tokens in a batch
 N_SHARDS = 64  # about as often is the work of a long run saved
+SETTINGS = "settings.json"  # what the shards beside it were made with
 MAX_SHARD = 4096  # texts in a shard, so that one of millions of items does not lose minutes
 
 
@@ -384,6 +385,8 @@ class TextEncoder:
         d_plm, the length of a vector.
     device
         Where the model runs.
+    weights_sha256
+        Fingerprint of the model's weights, wherever they lie.
     """
 
     def __init__(
@@ -416,6 +419,7 @@ class TextEncoder:
         if model.config.is_encoder_decoder:
             model = model.get_encoder()
         self.width = int(model.config.hidden_size)
+        self.weights_sha256 = _weights_hash(model)
         self._model = model.eval().to(self.device)
         product = torch.bfloat16 if precision == "bf16" else torch.float32
         with torch.inference_mode():
@@ -550,6 +554,19 @@ class TextEncoder:
             return pooled.cpu().numpy()
 
 
+def _weights_hash(model: Any) -> str:
+    """SHA-256 over names and values of the weights in the order of their names.
+
+    The pooler is left out: nothing here uses it, and where a checkpoint lacks it, it is random.
+    """
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.named_parameters()):
+        if not name.startswith("pooler."):
+            digest.update(name.encode())
+            digest.update(weight.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
 def _default_device() -> torch.device:
     import torch
 
@@ -621,19 +638,48 @@ def _texts_hash(ids: Sequence[str], texts: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def _is_current(path: Path, meta: dict[str, object]) -> bool:
-    """Whether `path` is whole and was made from the same texts with the same settings."""
+def _differs(path: Path, meta: dict[str, object]) -> str:
+    """What keeps `path` from being the file that `meta` describes; empty if nothing does."""
     beside = path.with_name(path.name + ".json")
-    if not path.is_file() or not beside.is_file():
-        return False
+    if not beside.is_file():
+        return f"there is no {beside.name} to say how it was made"
     try:
         found = json.loads(beside.read_text(encoding="utf-8"))
     except ValueError:
-        return False
-    if not isinstance(found, dict) or any(found.get(k) != v for k, v in meta.items() if k != "tool_version"):
-        return False
+        return f"{beside.name} is not valid JSON"
+    if not isinstance(found, dict):
+        return f"{beside.name} does not hold a JSON object"
+    for key, wanted in meta.items():
+        if key != "tool_version" and found.get(key) != wanted:
+            if key.endswith("sha256"):
+                return "its texts are others" if key == "texts_sha256" else "its encoder has other weights"
+            return f"its {key} is {found.get(key)!r}, not {wanted!r}"
     size = int(found["rows"]) * int(found.get("width", 0)) * np.dtype(DTYPES[str(meta["dtype"])]).itemsize
-    return size > 0 and path.stat().st_size == size
+    return "" if path.stat().st_size == size > 0 else f"it holds {path.stat().st_size} bytes, not {size}"
+
+
+def _is_current(path: Path, parts: Path, meta: dict[str, object]) -> bool:
+    """Whether `path` is there as `meta` describes it, or may be written.
+
+    Raises
+    ------
+    UserError
+        If there is another file, and it is not one that a stopped run with these settings was to replace.
+    """
+    if not path.is_file():
+        return False
+    difference = _differs(path, meta)
+    if not difference:
+        return True
+    try:
+        if json.loads((parts / SETTINGS).read_text(encoding="utf-8"))["meta"] == meta:
+            return False
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # no run was stopped here
+    raise UserError(
+        f"{path} is there already, and {difference}; replace it with `python -m dataset_tools.features {path.parent} "
+        "--overwrite` and your settings, or write beside it with --suffix"
+    )
 
 
 def encode_dataset(
@@ -654,7 +700,7 @@ def encode_dataset(
     """Encode the item texts of a dataset to `NAME.SUFFIX`, with its description `NAME.SUFFIX.json` beside it.
 
     A run that was killed goes on where it stopped. A file made from the same texts with the same settings is left as
-    it is. Under ``torchrun`` the work is shared by all processes (which must see the same folder) and the result is,
+    it is; any other file of the name is refused without `overwrite`. Under ``torchrun`` the work is shared by all processes (which must see the same folder) and the result is,
     byte for byte, that of one process with as many threads.
 
     Parameters
@@ -672,7 +718,7 @@ def encode_dataset(
     progress
         Show a bar with texts a second and the time left.
     overwrite
-        Encode again even if the file is current.
+        Encode again, whatever file is there.
 
     Returns
     -------
@@ -682,8 +728,8 @@ def encode_dataset(
     Raises
     ------
     UserError
-        On bad settings, texts that cannot be read, an encoder that cannot be loaded or gives NaN. The final files are
-        whole or as they were before.
+        On bad settings, texts that cannot be read, an encoder that cannot be loaded or gives NaN, a file that is there
+        and was made otherwise. The final file is whole or as it was before.
     """
     folder = Path(folder)
     if pooling not in POOLINGS:
@@ -696,8 +742,9 @@ def encode_dataset(
     beside = path.with_name(path.name + ".json")
     with _Ranks() as ranks:
         ids, texts = read_texts(folder, name)
+        local = Path(encoder).is_dir()
         meta: dict[str, object] = {
-            "encoder": encoder,
+            "encoder": str(Path(encoder).resolve()) if local else encoder,
             "pooling": pooling,
             "max_length": max_length,
             "prompt": prompt,
@@ -709,44 +756,49 @@ def encode_dataset(
             "texts_sha256": _texts_hash(ids, texts),
             "tool_version": __version__,
         }
-        if ranks.share(not overwrite and _is_current(path, meta)):
+        model = None
+        if local:  # its weights may have changed under the same name
+            model = TextEncoder.load(encoder, pooling, max_length, prompt, precision)
+            meta["weights_sha256"] = model.weights_sha256
+        parts = path.with_name(f".{path.name}.parts")
+        if ranks.share(not overwrite and _is_current(path, parts, meta)):
             return path
         index = folder / f"{name}.item2index"
         if ranks.rank == 0 and not index.is_file():
             write_text(index, "".join(f"{item}\t{i}\n" for i, item in enumerate(ids)))
         if word_drop:
             texts = drop_words(texts, word_drop, seed)
-        model = TextEncoder.load(encoder, pooling, max_length, prompt, precision)
-        meta["width"] = model.width
+        model = model or TextEncoder.load(encoder, pooling, max_length, prompt, precision)
         tokens = model.tokenize(texts)
-        parts = _open_parts(path, meta, model, tokens, ranks)
+        _open_parts(parts, meta, model, tokens, ranks)
         _encode_shards(model, tokens, parts, ranks, progress)
         ranks.meet()
         if ranks.rank == 0:
+            beside.unlink(missing_ok=True)  # it describes the old file
             _assemble(path, tokens, parts, model.width, DTYPES[dtype])
-            keys = [*list(meta)[:8], "width", "dtype", "texts_sha256", "tool_version"]
-            write_text(beside, json.dumps({key: meta[key] for key in keys}, indent=2) + "\n")
+            meta |= {"width": model.width, "weights_sha256": model.weights_sha256}
+            write_text(beside, json.dumps(meta, indent=2) + "\n")
             shutil.rmtree(parts, ignore_errors=True)
         ranks.meet()
     return path
 
 
-def _open_parts(path: Path, meta: dict[str, object], model: TextEncoder, tokens: _Tokens, ranks: _Ranks) -> Path:
+def _open_parts(parts: Path, meta: dict[str, object], model: TextEncoder, tokens: _Tokens, ranks: _Ranks) -> None:
     """The hidden folder of finished shards; what another run with other settings left there is removed."""
     import torch
 
-    plan = {**meta, "device": model.device.type, "batches": tokens.batches, "torch": torch.__version__}
+    plan = {"device": model.device.type, "batches": tokens.batches, "torch": torch.__version__}
+    plan |= {"weights": model.weights_sha256}
     key = hashlib.sha256(json.dumps(plan).encode()).hexdigest()
-    parts = path.with_name(f".{path.name}.parts")
-    stamp = parts / "settings"
+    settings = json.dumps({"meta": meta, "plan": key}) + "\n"
+    stamp = parts / SETTINGS
     if ranks.rank == 0:
-        if not stamp.is_file() or stamp.read_text(encoding="utf-8") != key:
+        if not stamp.is_file() or stamp.read_text(encoding="utf-8") != settings:
             shutil.rmtree(parts, ignore_errors=True)
-            write_text(stamp, key)
+            write_text(stamp, settings)
         for left in parts.glob(".*.tmp"):  # of a run that was killed while it wrote
             left.unlink(missing_ok=True)
     ranks.meet()
-    return parts
 
 
 def _shard_path(parts: Path, number: int) -> Path:
@@ -827,7 +879,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=2020, help="of the dropped words (default: %(default)s)")
     parser.add_argument("--suffix", help="of the file (default: feat1CLS, with --word_drop feat2CLS; or ...Mean)")
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32", help="of the file (default: %(default)s)")
-    parser.add_argument("--overwrite", action="store_true", help="encode again even if the file is current")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file, whatever made it")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser

@@ -25,9 +25,8 @@ from typing import Any
 import numpy as np
 
 from dataset_tools import __version__
-from dataset_tools.common import UserError, run_cli
+from dataset_tools.common import UserError, run_cli, whole_folder
 from dataset_tools.features import DTYPES, read_ids
-from dataset_tools.movielens import replace_folder
 
 SPLITS = ("train", "valid", "test")
 SAME = ("width", "encoder", "pooling", "max_length", "prompt")  # what makes features comparable
@@ -314,12 +313,14 @@ def build_mixture(names: list[str], data: Path, name: str | None = None, overwri
     folder = data / name
     if name in names:
         raise UserError(f"the mixture cannot have the name of its domain {name}; choose another --name")
-    if folder.exists():
-        if not overwrite:
+
+    def check() -> None:
+        if folder.exists() and not overwrite:
             raise UserError(f"{folder} exists; add --overwrite to replace it, or choose another --name")
-        if not (folder / f"{name}.mixture.json").is_file():
+        if folder.exists() and not (folder / f"{name}.mixture.json").is_file():
             raise UserError(f"{folder} holds no mixture, so it is not replaced; choose another --name")
 
+    check()
     domains = [read_domain(data / domain) for domain in names]
     _check_same(domains)
     n_items = sum(domain.n_items for domain in domains)
@@ -348,7 +349,7 @@ def build_mixture(names: list[str], data: Path, name: str | None = None, overwri
         "order": "by domain, then user, then time, then the order of the file",
         "tool_version": __version__,
     }
-    with replace_folder(folder, "choose another --data") as fresh:
+    with whole_folder(folder, check) as fresh:
         items = np.lib.format.open_memmap(fresh / f"{name}.items.npy", "w+", np.int32, (sum(n_rows),))
         offsets = np.zeros(sum(n_users) + 1, dtype=np.int64)
         row = user = 0

@@ -71,7 +71,7 @@ def build(
     import polars as pl
 
     from dataset_tools import pipeline
-    from dataset_tools.sources import BadLines, is_utf8, parse_times, read_table
+    from dataset_tools.sources import BadLines, is_utf8, read_table, with_times
 
     bad = bad or BadLines()
     if encoding is None and ".csv" in source.path.suffixes:
@@ -85,12 +85,9 @@ def build(
         names.append("CustomerID")
     types = {name: pl.Float64 if name == "Quantity" else pl.String for name in names}
     required = {"InvoiceNo": "given", "StockCode": "given", "Quantity": "a number", "InvoiceDate": "a time"}
-    for number, frame in read_table(source, types, bad, required=required, encoding=encoding or "utf-8"):
-        rows["read"] += len(frame)
-        times = parse_times(frame["InvoiceDate"])
-        for row in times.is_null().arg_true().to_list():
-            bad.add(source.path.name, number + row, "InvoiceDate is not a time", str(frame["InvoiceDate"][row]))
-        frame = frame.with_columns(times.alias("time")).drop_nulls("time")
+    for table in read_table(source, types, bad, required=required, encoding=encoding or "utf-8"):
+        rows["read"] += len(table[1])
+        _, frame = with_times(table, "InvoiceDate", source, bad)
         kept = [("without_description", pl.col("Description").fill_null("") != "")]
         if drop_cancelled:
             kept.append(("cancelled", ~pl.col("InvoiceNo").str.starts_with("C")))
@@ -111,7 +108,7 @@ def build(
         columns.append(
             users=user_ids.encode(frame["CustomerID" if sequence == "customer" else "InvoiceNo"]),
             items=codes,
-            times=frame["time"].to_numpy(),
+            times=frame["_time"].to_numpy(),
             ratings=frame["Quantity"].to_numpy(),
         )
     data = pipeline.Interactions.from_columns(columns, user_ids, item_ids, np.float64, np.float64)

@@ -427,20 +427,35 @@ def is_empty_text(text: str) -> bool:
     return not any(character.isalnum() for character in text)
 
 
+# what pandas, and so RecBole, reads as "there is nothing" (`pandas.read_csv`, na_values)
+MISSING_WORDS = (
+    "NA", "N/A", "n/a", "#N/A", "#N/A N/A", "#NA", "<NA>", "NULL", "null", "None", "nan", "-nan", "NaN", "-NaN",
+    "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN",
+)  # fmt: skip
+
+
+def is_missing_word(ids: pl.Series) -> pl.Series:
+    """Mask [n] of the ids that vanish when RecBole reads them, such as NA and None."""
+    return ids.is_in(MISSING_WORDS)
+
+
 def check_ids(ids: pl.Series, what: str) -> None:
-    """Refuse ids that a tab-separated file cannot hold, or that the wrong encoding made.
+    """Refuse ids that an atomic file cannot hold, or that the wrong encoding made.
 
     Raises
     ------
     UserError
         Naming the first such id.
     """
-    wrong = ids.filter(ids.str.contains("[\t\n\r\x00\x0b\x0c\x1c-\x1e\u0085\u2028\u2029\ufffd]|^\\s*$"))
+    wrong = ids.filter(ids.str.contains("[\t\n\r\x00\x0b\x0c\x1c-\x1e\u0085\u2028\u2029\ufffd]|^\\s*$|^\""))
     if len(wrong):
         raise UserError(
-            f"{what} {wrong[0]!r} is empty or holds a tab, a line end or a damaged character, which an atomic file "
-            f"cannot hold in an id ({len(wrong):,} such); replace it in the source"
+            f"{what} {wrong[0]!r} is empty, begins with a quote, or holds a tab, a line end or a damaged character, "
+            f"which an atomic file cannot hold in an id ({len(wrong):,} such); replace it in the source"
         )
+    missing = ids.filter(is_missing_word(ids))
+    if len(missing):
+        raise UserError(f"{what} {missing[0]!r} is a word that RecBole reads as nothing; rename it in the source")
 
 
 def whole_times(times: np.ndarray) -> np.ndarray:

