@@ -19,7 +19,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,27 @@ def replace_folder(folder: Path, name: str, overwrite: bool) -> Iterator[Path]:
     UserError
         See `check_target`; also if the disk is full or the place cannot be written.
     """
-    check_target(folder, name, overwrite)
+    with whole_folder(folder, lambda: check_target(folder, name, overwrite)) as temporary:
+        yield temporary
+
+
+@contextmanager
+def whole_folder(folder: Path, check: Callable[[], None]) -> Iterator[Path]:
+    """Yield an empty folder beside ``folder``; put it in its place on success, remove it on failure.
+
+    Parameters
+    ----------
+    folder
+        What lies there is replaced.
+    check
+        Called before the work and again before the swap; raises if ``folder`` must not be replaced.
+
+    Raises
+    ------
+    UserError
+        If the disk is full or the place cannot be written.
+    """
+    check()
     temporary: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +97,7 @@ def replace_folder(folder: Path, name: str, overwrite: bool) -> Iterator[Path]:
         for path in temporary.iterdir():
             with open(path, "rb") as written:
                 os.fsync(written.fileno())
-        check_target(folder, name, overwrite)
+        check()
         _swap(temporary, folder)
     except (OSError, pl.exceptions.ComputeError) as error:
         reason = getattr(error, "strerror", None) or error
