@@ -147,6 +147,11 @@ class Snapshot:
         return order[self.alive[order]]
 
     @cached_property
+    def lower_titles(self) -> pl.Series:
+        """Titles in lower case, to search in."""
+        return self.items["title"].str.to_lowercase()
+
+    @cached_property
     def total_popularity(self) -> int:
         """Interactions in training."""
         return max(1, int(self.items["popularity"].sum()))

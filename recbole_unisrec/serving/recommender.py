@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -703,7 +704,7 @@ def _clean(text: str) -> str:
     """A text as dataset files hold it: on one line, and "." where there is none."""
     from dataset_tools.features import EMPTY
 
-    return " ".join(text.split()) or EMPTY
+    return re.sub("[\t\r\n]", " ", text).strip() or EMPTY
 
 
 def _candidates(table: np.ndarray, cosine: bool) -> tuple[Tensor, Tensor]:
