@@ -1,0 +1,47 @@
+"""Trained models of the ring, in both forms, made once."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+
+from recbole_unisrec import quick_start
+from recbole_unisrec.serving import Recommender, load
+from recbole_unisrec.settings import build_config
+from tests.conftest import SMALL, write_ring
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Checkpoints by form; the working directory of training lies above them."""
+    folder = tmp_path_factory.mktemp("trained")
+    found = {}
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch.chdir(folder)
+        write_ring(folder / "dataset")
+        for form in ("inductive", "transductive"):
+            settings = {**SMALL, "train_stage": f"{form}_ft", "epochs": 12}
+            result = quick_start.train(build_config("UniSRec", "ring", [], settings))
+            found[form] = folder / result.checkpoint
+    return found
+
+
+@pytest.fixture(params=["inductive", "transductive"])
+def rec(request: pytest.FixtureRequest, checkpoints: dict[str, Path]) -> Recommender:
+    """A recommender in each form."""
+    return load(checkpoints[request.param])
+
+
+@pytest.fixture
+def inductive(checkpoints: dict[str, Path]) -> Recommender:
+    """A recommender in the inductive form."""
+    return load(checkpoints["inductive"])
+
+
+@pytest.fixture
+def saved(inductive: Recommender, tmp_path: Path) -> Path:
+    """A serving folder."""
+    return inductive.save(tmp_path / "model")
