@@ -614,7 +614,7 @@ def parse_times(values: pl.Series, formats: tuple[str, ...] = TIME_FORMATS) -> p
         text = text.str.replace("Z$|[+]00:?00$", "")
         parsed = text.str.to_datetime(form, strict=False, time_unit="us").dt.timestamp("us").cast(pl.Float64) / 1e6
         times = times.zip_with(times.is_not_null(), parsed)
-    if times.null_count() and formats is TIME_FORMATS:
+    if times.null_count() and TIME_FORMATS[0] in formats:  # ISO dates without a time of day
         parsed = values.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us")).dt.timestamp("us")
         times = times.zip_with(times.is_not_null(), parsed.cast(pl.Float64) / 1e6)
     return times.set(times.is_nan() | times.is_infinite(), None)

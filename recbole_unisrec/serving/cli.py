@@ -36,7 +36,11 @@ def _parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--model", type=Path, required=True, metavar="PATH", help="a saved model's folder, or saved/....pth"
+        "--model",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="a saved model's folder, or a checkpoint (of a folder of checkpoints the newest)",
     )
     parser.add_argument("--data_path", type=Path, help="for a checkpoint: the folder that holds the dataset's folder")
     parser.add_argument(
@@ -226,7 +230,9 @@ def _orders(args: argparse.Namespace) -> Iterator[tuple[list[str], list[list[str
         if not args.no_time:
             times = parse_times(frame[args.time_col], formats)
             for row in times.is_null().arg_true().to_list():
-                bad.add(args.orders.name, number + row, f"{args.time_col} is not a time", str(frame[args.time_col][row]))
+                bad.add(
+                    args.orders.name, number + row, f"{args.time_col} is not a time", str(frame[args.time_col][row])
+                )
             frame = frame.with_columns(times.alias(args.time_col)).drop_nulls(args.time_col)
         frames.append(frame)
     if not frames:
@@ -344,7 +350,9 @@ def add_items_command(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, metavar="DIR", help="save there instead of in the model's folder")
     args = parser.parse_args(arguments)
     if args.out is None and not args.model.is_dir():
-        raise UserError("--model is a checkpoint, which is left as it is; give --out DIR for the model with the new items")
+        raise UserError(
+            "--model is a checkpoint, which is left as it is; give --out DIR for the model with the new items"
+        )
     new = _read_items(args)
     rec = _load(args)
     if args.skip_existing:

@@ -204,7 +204,9 @@ def read_config(path: Path) -> dict[str, Any]:
         if not part.is_file():
             raise UserError(f"{path} lacks {name}; copy the whole folder or save the model again")
         if part.stat().st_size != size:
-            raise UserError(f"{part} has {part.stat().st_size} bytes instead of {size}; copy it or save the model again")
+            raise UserError(
+                f"{part} has {part.stat().st_size} bytes instead of {size}; copy it or save the model again"
+            )
     return config
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.serving import index as search
 from recbole_unisrec.serving.catalogue import Catalogue, Snapshot, item_frame
-from recbole_unisrec.serving.folder import Parts, check_target, read_folder, write_folder
+from recbole_unisrec.serving.folder import CONFIG, Parts, check_target, read_folder, write_folder
 
 if TYPE_CHECKING:
     from dataset_tools.features import TextEncoder
@@ -113,7 +113,8 @@ def load(path: str | Path, data_path: str | Path | None = None, index: str = "au
     Parameters
     ----------
     path
-        A folder that `Recommender.save` made, or a training checkpoint ``saved/UniSRec-....pth``.
+        A folder that `Recommender.save` made, a training checkpoint ``saved/UniSRec-....pth``, or a folder of
+        checkpoints, of which the newest is taken.
     data_path
         For a checkpoint whose dataset was moved: the folder that holds the dataset's folder.
     index
@@ -126,6 +127,11 @@ def load(path: str | Path, data_path: str | Path | None = None, index: str = "au
         If files are missing, damaged or of another kind.
     """
     path = Path(path)
+    if path.is_dir() and not (path / CONFIG).exists():
+        checkpoints = sorted(path.glob("*.pth"), key=lambda file: (file.stat().st_mtime_ns, file.name))
+        if checkpoints:
+            path = checkpoints[-1]
+            log.info("taking the newest checkpoint, %s", path)
     if path.is_dir():
         parts = read_folder(path)
     elif path.is_file():
@@ -199,9 +205,9 @@ class Recommender:
     # --- answers
 
     @overload
-    def recommend(self, histories: Sequence[str], k: int = ..., exclude_seen: bool = ..., candidates: Sequence[str] | None = ..., strict: bool = ...) -> Recommendations: ...  # fmt: skip  # noqa: E501
+    def recommend(self, histories: Sequence[str], k: int = ..., exclude_seen: bool = ..., candidates: Sequence[str] | None = ..., strict: bool = ...) -> Recommendations: ...  # fmt: skip
     @overload
-    def recommend(self, histories: Sequence[Sequence[str]], k: int = ..., exclude_seen: bool = ..., candidates: Sequence[str] | None = ..., strict: bool = ...) -> list[Recommendations]: ...  # fmt: skip  # noqa: E501
+    def recommend(self, histories: Sequence[Sequence[str]], k: int = ..., exclude_seen: bool = ..., candidates: Sequence[str] | None = ..., strict: bool = ...) -> list[Recommendations]: ...  # fmt: skip
     def recommend(
         self,
         histories: Any,
@@ -470,7 +476,7 @@ class Recommender:
         if not text.strip():
             raise UserError("the text of the item is empty; write what it is")
         snapshot = self.snapshot
-        features = self._encode_texts([text])
+        features = self._encode_texts([_clean(text)])
         vector = self.network.scaled(self.network.adapt(torch.from_numpy(features)))[0]
         rows, _ = rows_of(snapshot, history)
         score = rank = None
@@ -559,7 +565,7 @@ class Recommender:
                     )
                 self.set_encoder(str(self.meta.encoder["encoder"]))
             assert self._encoder is not None
-            features = self._encoder.encode([_clean(text) for text in texts])
+            features = self._encoder.encode(texts)
         if not np.isfinite(features).all():
             raise UserError(f"the encoder {self._encoder.name!r} gives NaN or infinity for a text")
         return features
@@ -756,7 +762,7 @@ def _check_items(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str
         if not isinstance(text, str) or not text.strip():
             raise UserError(f"new item {item!r} has no text; the model knows an item by its text, so write one")
         ids.append(item)
-        texts.append(text)
+        texts.append(_clean(text))
         titles.append(title if isinstance(title, str) and title.strip() else None)
     if len(set(ids)) < len(ids):
         twice = next(item for i, item in enumerate(ids) if item in ids[:i])
@@ -765,4 +771,6 @@ def _check_items(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str
 
 
 def _unknown(items: Sequence[str], what: str) -> str:
-    return f"{len(items)} items of {what} are not in the catalogue, for example {items[0]!r}; add them or leave them out"
+    return (
+        f"{len(items)} items of {what} are not in the catalogue, for example {items[0]!r}; add them or leave them out"
+    )

@@ -23,22 +23,28 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         patch.chdir(folder)
         write_ring(folder / "dataset")
         for form in ("inductive", "transductive"):
-            settings = {**SMALL, "train_stage": f"{form}_ft", "epochs": 12}
+            settings = {**SMALL, "train_stage": f"{form}_ft", "epochs": 10}
             result = quick_start.train(build_config("UniSRec", "ring", [], settings))
             found[form] = folder / result.checkpoint
     return found
 
 
+@pytest.fixture(scope="session")
+def folders(checkpoints: dict[str, Path]) -> dict[str, Path]:
+    """Serving folders by form; to be left as they are."""
+    return {form: load(path).save(path.parent / form) for form, path in checkpoints.items()}
+
+
 @pytest.fixture(params=["inductive", "transductive"])
-def rec(request: pytest.FixtureRequest, checkpoints: dict[str, Path]) -> Recommender:
+def rec(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Recommender:
     """A recommender in each form."""
-    return load(checkpoints[request.param])
+    return load(folders[request.param])
 
 
 @pytest.fixture
-def inductive(checkpoints: dict[str, Path]) -> Recommender:
+def inductive(folders: dict[str, Path]) -> Recommender:
     """A recommender in the inductive form."""
-    return load(checkpoints["inductive"])
+    return load(folders["inductive"])
 
 
 @pytest.fixture
