@@ -105,11 +105,11 @@ class Snapshot:
 
     def ids(self, rows: Sequence[int] | np.ndarray) -> list[str]:
         """Raw ids of rows."""
-        return self.items["item_id"].gather(rows).to_list()
+        return self.items["item_id"].gather(np.asarray(rows, dtype=np.int64)).to_list()
 
     def titles(self, rows: Sequence[int] | np.ndarray) -> list[str]:
         """Titles of rows."""
-        return self.items["title"].gather(rows).to_list()
+        return self.items["title"].gather(np.asarray(rows, dtype=np.int64)).to_list()
 
     def vectors(self, rows: Tensor) -> Tensor:
         """Item vectors as the encoder reads them, float32 [n, d]."""

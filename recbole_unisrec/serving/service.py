@@ -568,6 +568,7 @@ def run(rec: Recommender, host: str, port: int, token: str | None, max_body: int
     except OSError as error:
         listener.close()
         raise UserError(f"cannot listen on {host} port {port}: {error.strerror}; choose another --port") from error
+    listener.listen(2048)  # who connects from now on is served as soon as all is ready
     port = listener.getsockname()[1]
     app = create_app(rec, token, max_body)
     config = uvicorn.Config(

@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
 from recbole_unisrec import quick_start
 from recbole_unisrec.serving import Recommender, load
@@ -17,6 +18,8 @@ from tests.conftest import SMALL, write_ring
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Checkpoints by form; the working directory of training lies above them."""
     folder = tmp_path_factory.mktemp("trained")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so small that threads only wait for each other
     found = {}
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -26,6 +29,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             settings = {**SMALL, "train_stage": f"{form}_ft", "epochs": 10}
             result = quick_start.train(build_config("UniSRec", "ring", [], settings))
             found[form] = folder / result.checkpoint
+    torch.set_num_threads(threads)
     return found
 
 

@@ -85,19 +85,19 @@ def recommended(page: Any) -> list[str]:
 
 
 def wait_for_answer(page: Any, n: int) -> None:
-    page.wait_for_function(f"document.querySelector('#status').textContent.startsWith('After {n} ')")
+    expect(page.locator("#status")).to_contain_text(f"After {n} ")
 
 
 def test_search_click_see_why_and_place_a_new_item(page: Any) -> None:
     assert f"{N_ITEMS} items of ring" in page.inner_text("#about")
     assert page.inner_text("#status") == "The most popular items."
     page.fill("#q", "NUMBER 17")
-    page.wait_for_function("document.querySelectorAll('#found button').length === 1")
+    expect(page.locator("#found button")).to_have_count(1)
     page.click("#found button")
     wait_for_answer(page, 1)
     assert recommended(page) == page.rec.recommend(["item-17"]).ids
     page.fill("#q", "item-18")
-    page.wait_for_function("document.querySelector('#found .soft')?.textContent === 'item-18'")
+    expect(page.locator("#found .soft").first).to_have_text("item-18")
     page.click("#found button")
     wait_for_answer(page, 2)
     wanted = page.rec.recommend(["item-17", "item-18"])
@@ -123,7 +123,7 @@ def test_search_click_see_why_and_place_a_new_item(page: Any) -> None:
     wait_for_answer(page, 2)
     assert recommended(page) == page.rec.recommend(["item-18", wanted.ids[0]]).ids
     page.click("#clear")
-    page.wait_for_function("document.querySelector('#status').textContent === 'The most popular items.'")
+    expect(page.locator("#status")).to_have_text("The most popular items.")
 
 
 def test_with_the_keyboard_alone(page: Any) -> None:
@@ -167,7 +167,7 @@ def test_at_phone_width(page: Any) -> None:
     page.set_viewport_size({"width": 360, "height": 740})
     page.rec.add_items([{"item_id": "long" * 20, "text": "x", "title": "wideword" * 30}])
     page.fill("#q", "wideword")
-    page.wait_for_function("document.querySelector('#found .soft')?.textContent.startsWith('longlong')")
+    expect(page.locator("#found .soft").first).to_contain_text("longlong")
     page.keyboard.press("Enter")
     wait_for_answer(page, 1)
     page.click("#answer > li:first-child button:has-text('Why?')")
@@ -182,7 +182,7 @@ def test_titles_are_text_not_markup(page: Any) -> None:
     bad = "<img src=x onerror='document.title=\"harmed\"'><b>bold</b>"
     page.rec.add_items([{"item_id": "<i>id</i>", "text": "x", "title": bad}])
     page.fill("#q", "onerror")
-    page.wait_for_function("document.querySelector('#found .soft')?.textContent === '<i>id</i>'")
+    expect(page.locator("#found .soft").first).to_have_text("<i>id</i>")
     page.click("#found button")
     wait_for_answer(page, 1)
     assert page.inner_text("#history .name") == bad
@@ -209,5 +209,5 @@ def test_a_service_that_is_gone_is_said(browser: Any, folders: dict[str, Path]) 
         page.goto(url)
         page.wait_for_selector("#answer li")
     page.fill("#q", "thing")
-    page.wait_for_function("document.querySelector('#error').textContent === 'The service does not answer.'")
+    expect(page.locator("#error")).to_have_text("The service does not answer.")
     page.close()

@@ -301,7 +301,7 @@ def test_a_served_model_under_fire_drains_and_saves(server: tuple[str, subproces
         b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\n\r\n",
         b"POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999999999999\r\n\r\n",
         b"POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n",
-        b"POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\nTransfer-Encoding: chunked\r\n\r\nzz",
+        b"POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
     ):
         with socket.create_connection(address, timeout=10) as connection:
             connection.sendall(raw)
