@@ -100,7 +100,15 @@ async def phase(port: int, n_clients: int, duration: float, changes: bool) -> st
     passed = time.perf_counter() - started
     connection.writer.close()
     p50, p99 = np.quantile(seconds, [0.5, 0.99]) * 1e3
-    cells = [n_clients, f"{len(seconds) / passed:,.0f}", f"{p50:.1f}", f"{p99:.1f}", wrong[0] + counts[1], counts[0], wrong[1]]
+    cells = [
+        n_clients,
+        f"{len(seconds) / passed:,.0f}",
+        f"{p50:.1f}",
+        f"{p99:.1f}",
+        wrong[0] + counts[1],
+        counts[0],
+        wrong[1],
+    ]
     return "| " + " | ".join(map(str, cells)) + " |"
 
 

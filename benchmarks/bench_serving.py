@@ -238,7 +238,10 @@ def main(arguments: list[str]) -> None:
         cells = [f"{n:,}", "exact" if index is None else "IVF", "" if index is None else f"{seconds:.0f}",
                  "1" if index is None else f"{index.recall:.4f}", f"{rate:,.0f}", f"{p50:.2f}", f"{p99:.2f}"]  # fmt: skip
         width = rec.settings.hidden_size
-        for make, per_item in ((our_model, 8 * width), (authors_model, 4 * (rec.settings.n_exps * 3 * width + 2 * rec.settings.plm_size))):
+        for make, per_item in (
+            (our_model, 8 * width),
+            (authors_model, 4 * (rec.settings.n_exps * 3 * width + 2 * rec.settings.plm_size)),
+        ):
             fits = n * (per_item + 4 * 64) < args.memory * 1e9
             if not fits or (make is authors_model and args.authors is None):
                 cells += ["does not fit" if not fits else "", ""]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dataset_tools.features import read_texts
 from recbole_unisrec.compat import safe_torch_load
-from recbole_unisrec.data.features import read_meta
+from recbole_unisrec.data.features import read_meta, scaling
 from recbole_unisrec.data.sequences import Pairs, bucket_lengths, pack_last
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.model.base import TableRecommender
@@ -83,12 +83,17 @@ def read_checkpoint(path: Path, data_path: str | Path | None = None) -> Parts:
     table = model.eval_table()
     settings = _settings(config, model)
     network = Network(settings)
-    network.load_state_dict({k: v for k, v in state.items() if k in network.state_dict()})
+    wanted = network.state_dict()
+    weights = {name: values for name, values in state.items() if name in wanted}
+    features = getattr(dataset, "features", None) if settings.n_exps else None
+    if settings.scaled and features is not None:
+        mean, matrix = scaling(features.weight[1:], str(config["feature_scaling"]))
+        weights.update(feature_mean=mean, feature_matrix=matrix)
+    network.load_state_dict(weights)
 
     folder = Path(final["data_path"])
     tokens = dataset.field2id_token[dataset.iid_field].tolist()[1:]
     ids, texts = _ids_and_texts(folder, dataset_name, tokens, dataset.layout)
-    features = getattr(dataset, "features", None)
     encoder: dict[str, Any] = {}
     if features is not None:
         meta = read_meta(folder / f"{dataset_name}.{config['plm_suffix']}")
@@ -119,6 +124,7 @@ def _settings(config: Any, model: Any) -> NetworkSettings:
         n_exps=0 if adaptor is None else adaptor.n_exps,
         plm_size=0 if adaptor is None else model.features.shape[1],
         cosine=model.cosine,
+        scaled=adaptor is not None and (config["feature_scaling"] or "none") != "none",
     )
 
 

@@ -30,6 +30,8 @@ class NetworkSettings:
         Longest history L that the encoder reads (``MAX_ITEM_LIST_LENGTH``).
     cosine
         Whether items and outputs are compared by cosine.
+    scaled
+        Whether text features are scaled before the adaptor (``feature_scaling``).
     """
 
     n_layers: int
@@ -42,6 +44,7 @@ class NetworkSettings:
     n_exps: int
     plm_size: int
     cosine: bool
+    scaled: bool = False
 
     def check(self) -> None:
         """Raise `UserError` where no network can be built; the values come from a file."""
@@ -64,6 +67,11 @@ class Network(nn.Module):
         )
         self.LayerNorm = nn.LayerNorm(s.hidden_size, eps=s.layer_norm_eps)
         self.moe_adaptor = MoEAdaptor(s.n_exps, s.plm_size, s.hidden_size) if s.n_exps else None
+        self.feature_mean: Tensor | None
+        self.feature_matrix: Tensor | None
+        width = s.plm_size if s.scaled else None
+        self.register_buffer("feature_mean", None if width is None else torch.zeros(width).double())
+        self.register_buffer("feature_matrix", None if width is None else torch.eye(width).double())
         self.lengths = bucket_lengths(s.window)
         self.eval()
 
@@ -72,16 +80,23 @@ class Network(nn.Module):
         return F.normalize(vectors, dim=-1) if self.cosine else vectors
 
     @torch.inference_mode()
+    def adaptor_input(self, features: Tensor) -> Tensor:
+        """Text features as the adaptor reads them, scaled as in training: [n, d_plm] -> [n, d_plm]."""
+        if self.feature_mean is None or self.feature_matrix is None:
+            return features
+        return ((features.double() - self.feature_mean) @ self.feature_matrix).float()
+
+    @torch.inference_mode()
     def adapt(self, features: Tensor) -> Tensor:
         """Text features [n, d_plm] -> item vectors [n, d], without an ID embedding."""
         assert self.moe_adaptor is not None
-        return self.moe_adaptor(features)
+        return self.moe_adaptor(self.adaptor_input(features))
 
     @torch.inference_mode()
     def experts(self, features: Tensor) -> Tensor:
         """What each expert adds to the item vector, g_k·(x − b_k)·W_k: [n, d_plm] -> [n, G, d]."""
         assert self.moe_adaptor is not None
-        adaptor = self.moe_adaptor
+        adaptor, features = self.moe_adaptor, self.adaptor_input(features)
         outputs = torch.stack([expert(features) for expert in adaptor.experts], dim=1)  # (n, G, d)
         return adaptor.gates(features).unsqueeze(-1) * outputs
 

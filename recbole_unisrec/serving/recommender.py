@@ -457,7 +457,7 @@ class Recommender:
             with torch.inference_mode():
                 parts = self.network.experts(features)[0]  # (G, d)
                 shares = parts @ queries[0] / snapshot.norms[row]
-                gates = self.network.moe_adaptor.gates(features)[0]
+                gates = self.network.moe_adaptor.gates(self.network.adaptor_input(features))[0]
             experts = list(zip(gates.tolist(), shares.tolist(), strict=True))
             id_weight = scores[0] - float(shares.sum()) if self.meta.form == "transductive" else 0.0
         ids, titles = snapshot.ids(rows), snapshot.titles(rows)
@@ -555,7 +555,7 @@ class Recommender:
     def _encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [n, d_plm]."""
         if self.network.moe_adaptor is None:
-            raise UserError(f"{self.meta.model} does not read text, so it knows only the items it was trained on")
+            raise UserError(f"{self.meta.model} has no text adaptor, so it knows only the items it was trained on")
         with self._lock:
             if self._encoder is None:
                 if "encoder" not in self.meta.encoder:

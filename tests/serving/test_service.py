@@ -196,7 +196,7 @@ def test_a_model_without_text_takes_no_new_items(client: TestClient) -> None:
     assert client.get("/health").json()["reads_text"] is False
     reply = client.post("/items", json={"items": [{"item_id": "a", "text": "x"}]})
     assert reply.status_code == 400
-    assert "does not read text" in reply.json()["detail"]
+    assert "has no text adaptor" in reply.json()["detail"]
 
 
 def test_too_many_waiting_requests(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
