@@ -5,7 +5,7 @@
 The model is a trained one. Its items are multiplied: each made-up item lies between an item of the catalogue and one
 of the ten nearest to it, moved at random by half their distance. The histories are made of such items: random walks
 from neighbour to neighbour in the catalogue, each step at a random copy; as long as those of the dataset, 7 on
-average, at most 50. Latency is that of `Recommender.recommend` on raw ids, encoder and titles included.
+average, at most 50. Latency is that of `Recommender.recommend` on raw ids, encoder and titles included, on one thread; batches run on all --threads.
 
 RecBole's way is `recbole.utils.case_study.full_sort_topk` over a test set of as many users, in batches, with our model
 (whose table is cached) and, where --authors names a checkout of their repository, with the authors'. It runs as long
@@ -32,6 +32,7 @@ sys.path.insert(0, str(ROOT))
 from dataset_tools.common import UserError, run_cli  # noqa: E402
 from recbole_unisrec.serving import Recommender, load  # noqa: E402
 from recbole_unisrec.serving.catalogue import item_frame  # noqa: E402
+from recbole_unisrec.serving.cli import set_threads  # noqa: E402
 from recbole_unisrec.serving.folder import Parts  # noqa: E402
 from recbole_unisrec.serving.recommender import rows_of  # noqa: E402
 
@@ -112,6 +113,7 @@ def batch_rate(rec: Recommender, histories: list[list[str]], repeat: int) -> flo
 
 def latencies(rec: Recommender, histories: list[list[str]]) -> tuple[float, float]:
     """p50 and p99 of single requests in ms."""
+    set_threads(1)  # as in the service
     for history in histories[:20]:
         rec.recommend(history)
     seconds = []
@@ -213,7 +215,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--model", type=Path, required=True, help="checkpoint or saved model, inductive")
     parser.add_argument("--sizes", type=int, nargs="+", default=[5_000, 500_000, 5_000_000], help="catalogues")
     parser.add_argument("--users", type=int, default=8192, help="histories answered at once (default: %(default)s)")
-    parser.add_argument("--single", type=int, default=500, help="single requests (default: %(default)s)")
+    parser.add_argument("--single", type=int, default=300, help="single requests (default: %(default)s)")
     parser.add_argument("--repeat", type=int, default=2, help="turns of the batch, the best counts")
     parser.add_argument("--index", default="auto", choices=["auto", "exact", "approximate"])
     parser.add_argument("--authors", type=Path, help="checkout of the authors' repository")
@@ -234,6 +236,7 @@ def main(arguments: list[str]) -> None:
         rec, histories, seconds = grown(parts, n, args.users, args.index)
         index = rec.snapshot.index
         p50, p99 = latencies(rec, histories[: args.single])
+        set_threads(args.threads)
         rate = batch_rate(rec, histories, args.repeat)
         cells = [f"{n:,}", "exact" if index is None else "IVF", "" if index is None else f"{seconds:.0f}",
                  "1" if index is None else f"{index.recall:.4f}", f"{rate:,.0f}", f"{p50:.2f}", f"{p99:.2f}"]  # fmt: skip

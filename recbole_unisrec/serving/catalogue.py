@@ -43,8 +43,8 @@ def item_frame(
 class Buffer:
     """A matrix that grows at its end; views handed out before stay as they are."""
 
-    def __init__(self, rows: Tensor) -> None:
-        self._rows, self.n = rows, len(rows)
+    def __init__(self, rows: Tensor, n: int | None = None) -> None:
+        self._rows, self.n = rows, len(rows) if n is None else n  # beyond n there is room
 
     def append(self, new: Tensor) -> Tensor:
         """Add rows; returns a view of all."""
@@ -187,7 +187,9 @@ class Catalogue:
         features: np.ndarray | None,
         index: ApproximateIndex | None = None,
     ) -> None:
-        self._candidates, self._norms = Buffer(candidates), Buffer(norms)
+        n = len(items)
+        self._candidates, self._norms = Buffer(candidates, n), Buffer(norms, n)
+        candidates, norms = candidates[:n], norms[:n]
         self._tail: Buffer | None = None  # the first block of features lies on disk, what is added in memory
         blocks = (features,) if features is not None else ()
         none = torch.zeros(0, dtype=torch.int64)

@@ -399,6 +399,7 @@ def serve_command(arguments: list[str]) -> int:
     parser.add_argument("--port", type=int, default=8000, help="default: %(default)s; 0 takes a free one")
     parser.add_argument("--token_file", type=Path, metavar="FILE", help="file whose first line is the bearer token")
     parser.add_argument("--max_body", type=_natural, default=1 << 20, help="bytes of a request (default: %(default)s)")
+    parser.add_argument("--threads", type=_natural, default=1, help="of an answer (default: 1; one more does the HTTP)")
     parser.add_argument("--save_changes", action="store_true", help="save added and removed items when it stops")
     parser.add_argument("--drain", type=_natural, default=30, help="seconds for open requests at the end (default: 30)")
     args = parser.parse_args(arguments)
@@ -410,12 +411,24 @@ def serve_command(arguments: list[str]) -> int:
     from recbole_unisrec.serving.service import run
 
     rec = _load(args)
+    set_threads(args.threads)
     before = rec.snapshot.version
     run(rec, args.host, args.port, token, args.max_body, args.drain)
     if args.save_changes and rec.snapshot.version != before:
         rec.save(args.model)
         print(f"{args.model}: saved, {len(rec):,} items", file=sys.stderr)
     return 0
+
+
+def set_threads(n: int) -> None:
+    """Threads of torch and faiss: one history is too small a piece of work for several to gain from."""
+    import torch
+
+    torch.set_num_threads(n)
+    with contextlib.suppress(UserError):
+        from recbole_unisrec.serving.index import import_faiss
+
+        import_faiss().omp_set_num_threads(n)
 
 
 def _token(args: argparse.Namespace) -> str | None:

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ FORMAT = "recbole_unisrec serving folder"
 VERSION = 1
 CONFIG = "config.json"
 BLOCK = 1 << 16  # rows copied at a time
+log = logging.getLogger("recbole_unisrec.serving")
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,10 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{file} is not the configuration of a saved model; give a folder that `unisrec save` made")
     if config.get("version") != VERSION:
         raise UserError(f"{path} has format version {config.get('version')}, this program reads {VERSION}; update it")
-    for name, size in config["files"].items():
+    files = config.get("files")
+    if not isinstance(files, dict) or not isinstance(config.get("n_items"), int):
+        raise UserError(f"{file} is not complete; save the model again")
+    for name, size in files.items():
         part = path / os.path.basename(name)
         if not part.is_file():
             raise UserError(f"{path} lacks {name}; copy the whole folder or save the model again")
@@ -224,8 +229,15 @@ def _read_array(path: Path, rows: int | None, width: int | None, map_it: bool) -
     return array
 
 
-def read_folder(path: Path) -> Parts:
+def read_folder(path: Path, index: str = "auto") -> Parts:
     """Read a serving folder. No code from it is run: JSON, safetensors, parquet, npy without objects.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    index
+        ``exact`` leaves the approximate index out, ``auto`` also where faiss is not installed.
 
     Raises
     ------
@@ -254,14 +266,6 @@ def read_folder(path: Path) -> Parts:
     features = None
     if (path / "features.npy").is_file() and settings.n_exps:
         features = _read_array(path / "features.npy", n, settings.plm_size, map_it=n > 0)
-    index = None
-    if config.get("index"):
-        try:
-            index = ApproximateIndex(import_faiss().read_index(str(path / "index.faiss")), **config["index"])
-        except (RuntimeError, TypeError) as error:
-            raise UserError(f"cannot read {path / 'index.faiss'}: {error}; save the model again") from error
-        if index.faiss_index.ntotal != index.n or index.n > n or index.faiss_index.d != width:
-            raise UserError(f"{path / 'index.faiss'} does not fit the items; save the model again")
     return Parts(
         meta=meta,
         settings=settings,
@@ -270,5 +274,20 @@ def read_folder(path: Path) -> Parts:
         table=_read_array(path / "table.npy", n, width, map_it=n > 0),
         features=features,
         queries=torch.from_numpy(_read_array(path / "queries.npy", None, width, map_it=False)),
-        index=index,
+        index=_read_index(path, config, width) if config.get("index") and index != "exact" else None,
     )
+
+
+def _read_index(path: Path, config: dict[str, Any], width: int) -> ApproximateIndex | None:
+    try:
+        faiss = import_faiss()
+    except UserError as error:
+        log.warning("the approximate index is left out, every item is searched: %s", error)
+        return None
+    try:
+        index = ApproximateIndex(faiss.read_index(str(path / "index.faiss")), **config["index"])
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"cannot read {path / 'index.faiss'}: {error}; save the model again") from error
+    if index.faiss_index.ntotal != index.n or index.n > config["n_items"] or index.faiss_index.d != width:
+        raise UserError(f"{path / 'index.faiss'} does not fit the items; save the model again")
+    return index

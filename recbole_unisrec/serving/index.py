@@ -174,8 +174,12 @@ def rescore(
     tuple
         As `exact_topk`.
     """
-    vectors = table[rows.clamp(min=0)]  # (B, m, d)
-    scores = torch.bmm(vectors, query.unsqueeze(2)).squeeze(2)
+    scores = torch.empty(rows.shape)
+    step = max(1, SCORES // max(1, rows.shape[1] * table.shape[1]))
+    for start in range(0, len(rows), step):
+        block = slice(start, start + step)
+        vectors = table[rows[block].clamp(min=0)]  # (b, m, d)
+        scores[block] = torch.bmm(vectors, query[block].unsqueeze(2)).squeeze(2)
     bad = rows < 0
     for i, own in enumerate(hidden):
         if len(own):

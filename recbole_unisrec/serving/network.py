@@ -50,7 +50,7 @@ class NetworkSettings:
         """Raise `UserError` where no network can be built; the values come from a file."""
         sizes = {n: getattr(self, n) for n in ("n_layers", "n_heads", "hidden_size", "inner_size", "window")}
         for name, value in {**sizes, "n_exps": self.n_exps + 1, "plm_size": self.plm_size + 1}.items():
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 20:
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 16:
                 raise UserError(f"{name} is {value!r} in the configuration of the model; save the model again")
 
 

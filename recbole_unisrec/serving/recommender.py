@@ -133,7 +133,7 @@ def load(path: str | Path, data_path: str | Path | None = None, index: str = "au
             path = checkpoints[-1]
             log.info("taking the newest checkpoint, %s", path)
     if path.is_dir():
-        parts = read_folder(path)
+        parts = read_folder(path, index)
     elif path.is_file():
         from recbole_unisrec.serving.checkpoint import read_checkpoint
 
@@ -175,7 +175,8 @@ class Recommender:
         self.window, self.queries = parts.settings.window, parts.queries
         self._encoder: TextEncoder | None = None
         self._lock = threading.RLock()  # of changes; answers need none
-        candidates, norms = _candidates(parts.table, parts.settings.cosine)
+        # room at the end, so that the first new items do not copy the table
+        candidates, norms = _candidates(parts.table, parts.settings.cosine, spare=1024 + len(parts.table) // 8)
         kept = parts.index if index != "exact" else None
         self._catalogue = Catalogue(parts.items, candidates, norms, parts.features, kept)
         self._thresholds: tuple[int, Tensor] | None = None
@@ -243,6 +244,9 @@ class Recommender:
         UserError
             If k is below 1, an id is not text, or with `strict` an item is unknown.
         """
+        if isinstance(histories, str):
+            raise UserError(f"histories must be a list of item ids, or of such lists, not the text {histories[:40]!r}")
+        histories = list(histories)
         single = not any(isinstance(h, list | tuple | np.ndarray) for h in histories)
         many = [histories] if single else histories
         for history in many:
@@ -713,19 +717,19 @@ def _clean(text: str) -> str:
     return re.sub("[\t\r\n]", " ", text).strip() or EMPTY
 
 
-def _candidates(table: np.ndarray, cosine: bool) -> tuple[Tensor, Tensor]:
-    """Normalised copy of a table [n, d], and what each row was divided by, [n]."""
+def _candidates(table: np.ndarray, cosine: bool, spare: int = 0) -> tuple[Tensor, Tensor]:
+    """Normalised copy of a table [n, d], and what each row was divided by, both with room for `spare` more rows."""
     n, width = table.shape
-    candidates, norms = torch.empty(n, width), torch.ones(n)
+    candidates, norms = torch.empty(n + spare, width), torch.ones(n + spare)
     for start in range(0, n, 1 << 16):
         block = torch.from_numpy(np.array(table[start : start + (1 << 16)], dtype=np.float32))
+        if not torch.isfinite(block).all():
+            raise UserError("the table of items holds NaN or infinity; train or save the model again")
         if cosine:
             norm = block.norm(dim=1).clamp_(min=1e-12)
             norms[start : start + len(block)] = norm
             block /= norm.unsqueeze(1)
         candidates[start : start + len(block)] = block
-    if n and not torch.isfinite(norms.sum() + candidates[:, 0].sum()):
-        raise UserError("the table of items holds NaN or infinity; train or save the model again")
     return candidates, norms
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import threading
 import warnings
 from pathlib import Path
@@ -381,6 +382,10 @@ def test_with_an_index_answers_stay_the_same(
     third = load(again.save(tmp_path / "model"))
     assert third.recommend(histories[0], k=5).ids == again.recommend(histories[0], k=5).ids
     assert load(tmp_path / "model", index="exact").snapshot.index is None
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    assert load(tmp_path / "model").recommend(histories[0], k=5).ids == again.recommend(histories[0], k=5).ids
+    with pytest.raises(UserError, match="pip install"):
+        load(tmp_path / "model", index="approximate")
 
 
 # --- the folder
@@ -435,6 +440,8 @@ def test_a_table_with_objects_is_refused(saved: Path) -> None:
         ({"version": 99}, "version 99"),
         ({"n_items": 5}, "5 items"),
         ({"network": {}}, "not complete"),
+        ({"files": None}, "not complete"),
+        ({"n_items": None}, "not complete"),
     ],
 )
 def test_a_changed_configuration(saved: Path, change: dict, message: str) -> None:
