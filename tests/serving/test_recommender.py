@@ -336,7 +336,8 @@ def test_models_without_an_adaptor_recommend_what_they_know(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_ring(tmp_path / "dataset")
-    result = quick_start.train(build_config(model, "ring", [], {**SMALL, "epochs": 1}))
+    settings = {k: v for k, v in SMALL.items() if k not in ("n_exps", "adaptor_dropout_prob")}
+    result = quick_start.train(build_config(model, "ring", [], {**settings, "epochs": 1}))
     rec = load(load(result.checkpoint).save(tmp_path / "model"))
     assert len(rec.recommend(walk(3, 4), k=N_ITEMS)) == N_ITEMS - 4
     assert rec.explain(walk(3, 4), "item-8").experts == []
