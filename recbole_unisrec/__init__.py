@@ -1,5 +1,10 @@
 """UniSRec for RecBole. Importing this package lets RecBole find ``UniSRec`` by name, like any of its own models."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from dataset_tools import __version__
 from recbole_unisrec import compat
 
@@ -12,4 +17,16 @@ registry.register()
 from recbole_unisrec.errors import UserError  # noqa: E402
 from recbole_unisrec.model.unisrec import UniSRec  # noqa: E402
 
-__all__ = ["UniSRec", "UserError", "__version__"]
+if TYPE_CHECKING:
+    from recbole_unisrec.serving import Recommender
+
+
+
+def load(path: str | Path, data_path: str | Path | None = None, index: str = "auto") -> Recommender:
+    """A recommender from a saved model's folder or a checkpoint; see `recbole_unisrec.serving.load`."""
+    from recbole_unisrec.serving import load as load_recommender
+
+    return load_recommender(path, data_path, index)
+
+
+__all__ = ["UniSRec", "UserError", "__version__", "load"]

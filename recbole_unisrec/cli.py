@@ -98,7 +98,11 @@ def train_command(arguments: list[str]) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of ``unisrec``."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    from recbole_unisrec.serving.cli import COMMANDS as SERVING
+
+    COMMANDS.update({name: text for name, (_, text) in SERVING.items()})
     commands: dict[str, Callable[[list[str]], int]] = {"train": train_command}
+    commands.update({name: command for name, (command, _) in SERVING.items()})
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: unisrec COMMAND ...\n\n" + "\n".join(f"  {name:12} {text}" for name, text in COMMANDS.items()))
         return 0

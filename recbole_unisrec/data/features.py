@@ -58,19 +58,38 @@ def scale_features(weight: Tensor, how: str) -> Tensor:
     UserError
         If `how` is unknown.
     """
-    if how not in SCALINGS:
-        raise UserError(f"unknown feature_scaling {how!r}; choose one of {', '.join(SCALINGS)}")
     if how == "none":
         return weight
-    rows = weight[1:].double()
-    rows = rows - rows.mean(dim=0)
+    mean, matrix = scaling(weight[1:], how)
+    rows = (weight[1:].double() - mean) @ matrix
+    return torch.cat([torch.zeros_like(weight[:1]), rows.to(weight.dtype)])
+
+
+def scaling(rows: Tensor, how: str) -> tuple[Tensor, Tensor]:
+    """The mean [d_plm] and matrix [d_plm, d_plm], float64, with which `scale_features` makes (x − mean)·matrix of x.
+
+    Parameters
+    ----------
+    rows
+        float32 [n, d_plm] features whose statistics count.
+    how
+        ``standardize`` or ``whiten``, see `scale_features`.
+
+    Raises
+    ------
+    UserError
+        If `how` is unknown.
+    """
+    if how not in SCALINGS[1:]:
+        raise UserError(f"unknown feature_scaling {how!r}; choose one of {', '.join(SCALINGS)}")
+    rows = rows.double()
+    mean = rows.mean(dim=0)
+    rows = rows - mean
     if how == "standardize":
         variance = rows.var(dim=0, correction=0)
-        rows = rows / (variance + FLOOR * variance.mean()).sqrt()
-    else:
-        values, vectors = torch.linalg.eigh(rows.T @ rows / len(rows))
-        rows = rows @ (vectors / (values.clamp(min=0) + FLOOR * values.mean()).sqrt()) @ vectors.T
-    return torch.cat([torch.zeros_like(weight[:1]), rows.to(weight.dtype)])
+        return mean, torch.diag(1 / (variance + FLOOR * variance.mean()).sqrt())
+    values, vectors = torch.linalg.eigh(rows.T @ rows / len(rows))
+    return mean, (vectors / (values.clamp(min=0) + FLOOR * values.mean()).sqrt()) @ vectors.T
 
 
 def describe_encoder(meta: dict[str, object]) -> str:

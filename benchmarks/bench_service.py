@@ -1,0 +1,148 @@
+"""Load test of the HTTP service on loopback: requests a second, p50 and p99 latency, errors.
+
+    python benchmarks/bench_service.py --model models/myshop --clients 1 8 32 --seconds 10
+
+Starts `unisrec serve` in a process of its own, on a free port of 127.0.0.1. Each client has one connection and sends
+the next POST /recommend when the answer to the last one is there; histories are random items of the catalogue. With
+--changes another client replaces a pair of items of equal text all the while; it counts as torn an answer in which
+the two have different scores, or that holds an item twice. The clients share the two cores with the service.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from dataset_tools.common import UserError, run_cli  # noqa: E402
+
+HEAD = "{} {} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
+
+
+class Connection:
+    """A keep-alive connection that knows just enough HTTP to measure."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def open(cls, port: int) -> Connection:
+        return cls(*await asyncio.open_connection("127.0.0.1", port))
+
+    async def ask(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
+        data = b"" if body is None else json.dumps(body).encode()
+        self.writer.write(HEAD.format(method, path, len(data)).encode() + data)
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        status = int(head[9:12])
+        length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        return status, await self.reader.readexactly(length)
+
+
+async def client(port: int, ids: list[str], stop: float, seed: int, seconds: list[float], wrong: list[int]) -> None:
+    """Ask until the time is over; latencies go to `seconds`; errors and torn answers are counted in `wrong`."""
+    rng = np.random.default_rng(seed)
+    connection = await Connection.open(port)
+    while time.perf_counter() < stop:
+        history = [ids[i] for i in rng.integers(len(ids), size=1 + int(rng.geometric(0.2)))]
+        started = time.perf_counter()
+        status, body = await connection.ask("POST", "/recommend", {"history": history, "k": 10})
+        seconds.append(time.perf_counter() - started)
+        if status != 200:
+            wrong[0] += 1
+            continue
+        items = json.loads(body)["items"]
+        scores = {item["item_id"]: item["score"] for item in items}
+        pair = [scores[name] for name in ("twin-a", "twin-b") if name in scores]
+        if len(scores) < len(items) or (len(pair) == 2 and abs(pair[0] - pair[1]) > 1e-5):
+            wrong[1] += 1
+    connection.writer.close()
+
+
+async def changer(port: int, text: str, stop: float, counts: list[int]) -> None:
+    """Replace two items of equal text again and again."""
+    connection = await Connection.open(port)
+    while time.perf_counter() < stop:
+        pair = [{"item_id": name, "text": f"{text} {counts[0]}"} for name in ("twin-a", "twin-b")]
+        status, _ = await connection.ask("POST", "/items", {"items": pair, "replace": True})
+        counts[0] += 1
+        counts[1] += status != 201
+    connection.writer.close()
+
+
+async def phase(port: int, n_clients: int, duration: float, changes: bool) -> str:
+    """One row of the table."""
+    connection = await Connection.open(port)
+    ids: list[str] = []
+    for word in "aeiou":
+        _, body = await connection.ask("GET", f"/items?limit=100&q={word}")
+        ids += [item["item_id"] for item in json.loads(body)["items"] if not item["item_id"].startswith("twin-")]
+    _, body = await connection.ask("GET", "/items?limit=1")
+    text = json.loads(body)["items"][0]["title"]
+    seconds: list[float] = []
+    wrong, counts = [0, 0], [0, 0]
+    started = time.perf_counter()
+    stop = started + duration
+    tasks = [client(port, ids, stop, seed, seconds, wrong) for seed in range(n_clients)]
+    if changes:
+        tasks.append(changer(port, text, stop, counts))
+    await asyncio.gather(*tasks)
+    passed = time.perf_counter() - started
+    connection.writer.close()
+    p50, p99 = np.quantile(seconds, [0.5, 0.99]) * 1e3
+    cells = [
+        n_clients,
+        f"{len(seconds) / passed:,.0f}",
+        f"{p50:.1f}",
+        f"{p99:.1f}",
+        wrong[0] + counts[1],
+        counts[0],
+        wrong[1],
+    ]
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def main(arguments: list[str]) -> None:
+    """The command line; see ``--help``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="saved model or checkpoint")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32], help="default: 1 8 32")
+    parser.add_argument("--seconds", type=float, default=10, help="of each row, at most 60 (default: %(default)s)")
+    parser.add_argument("--changes", action="store_true", help="change items meanwhile (needs the encoder)")
+    args = parser.parse_args(arguments)
+    if not 0 < args.seconds <= 60 or max(args.clients) > 256:
+        raise UserError("at most 60 seconds a row and 256 clients")
+    code = "import sys; from recbole_unisrec.cli import main; sys.exit(main())"
+    command = [sys.executable, "-W", "ignore", "-c", code, "serve", "--model", str(args.model), "--port", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        try:
+            if "http://127.0.0.1:" not in line:
+                raise UserError("the service did not start; see its message above")
+            port = int(line.partition("http://127.0.0.1:")[2].partition("/")[0])
+            print(line.strip() + "\n")
+            asyncio.run(phase(port, 2, 1.0, args.changes))  # the first requests pay for kernels and the encoder
+            print("| clients | requests/s | p50 ms | p99 ms | errors | changes | torn answers |")
+            print("|---:|---:|---:|---:|---:|---:|---:|")
+            for n_clients in args.clients:
+                print(asyncio.run(phase(port, n_clients, args.seconds, args.changes)), flush=True)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            status = process.wait(60)
+    print(f"\nstopped by SIGTERM with status {status}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

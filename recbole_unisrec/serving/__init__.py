@@ -1,0 +1,5 @@
+"""From a trained model to recommendations. Nothing here needs RecBole, except to read a training checkpoint."""
+
+from recbole_unisrec.serving.recommender import Explanation, Recommendations, Recommender, load
+
+__all__ = ["Explanation", "Recommendations", "Recommender", "load"]

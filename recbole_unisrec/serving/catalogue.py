@@ -1,0 +1,243 @@
+"""The items that can be recommended, as immutable snapshots: who holds one never sees half a change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from recbole_unisrec.errors import UserError
+from recbole_unisrec.serving.index import ApproximateIndex
+
+SCHEMA = {"item_id": pl.String, "title": pl.String, "text": pl.String, "popularity": pl.Int64}
+TITLE_LENGTH = 80
+MAX_CHUNKS = 64
+
+
+def short_title(text: str) -> str:
+    """The first words of a text, for people to read."""
+    text = " ".join(text.split())
+    if len(text) <= TITLE_LENGTH:
+        return text
+    return text[: TITLE_LENGTH - 1].rpartition(" ")[0].rstrip(",;:") + "…"
+
+
+def item_frame(
+    ids: Sequence[str],
+    texts: Sequence[str],
+    titles: Sequence[str | None] | None = None,
+    popularity: Sequence[int] | np.ndarray | None = None,
+) -> pl.DataFrame:
+    """The table of items; a missing title is taken from the text."""
+    given = titles if titles is not None else [None] * len(ids)
+    shown = [title or short_title(text) for title, text in zip(given, texts, strict=True)]
+    counts = np.zeros(len(ids), dtype=np.int64) if popularity is None else np.asarray(popularity, dtype=np.int64)
+    return pl.DataFrame([list(ids), shown, list(texts), counts], schema=SCHEMA)
+
+
+class Buffer:
+    """A matrix that grows at its end; views handed out before stay as they are."""
+
+    def __init__(self, rows: Tensor, n: int | None = None) -> None:
+        self._rows, self.n = rows, len(rows) if n is None else n  # beyond n there is room
+
+    def append(self, new: Tensor) -> Tensor:
+        """Add rows; returns a view of all."""
+        if self.n + len(new) > len(self._rows):
+            grown = torch.empty((max(1024, (self.n + len(new)) * 5 // 4), *self._rows.shape[1:]), dtype=new.dtype)
+            grown[: self.n] = self._rows[: self.n]
+            self._rows = grown
+        self._rows[self.n : self.n + len(new)] = new
+        self.n += len(new)
+        return self._rows[: self.n]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One state of the catalogue; rows keep their numbers from one to the next.
+
+    Attributes
+    ----------
+    version
+        Rises by one with each change.
+    items
+        One row an item: item_id, title, text, popularity (interactions in training).
+    candidates
+        float32 [n, d] item vectors, normalised where similarity is the cosine.
+    norms
+        float32 [n]: what `candidates` was divided by.
+    features
+        one or two blocks of float32 or float16 text features, [n, d_plm] together; empty for a model without text.
+    dead
+        int64, sorted: rows of removed items.
+    index
+        Approximate index over the first ``index.n`` rows, or None.
+    """
+
+    version: int
+    items: pl.DataFrame
+    candidates: Tensor
+    norms: Tensor
+    features: tuple[np.ndarray, ...]
+    dead: Tensor
+    index: ApproximateIndex | None
+    _rows: Mapping[str, int] = field(repr=False)
+    _changed: Mapping[str, int | None] = field(repr=False, default_factory=dict)
+
+    @property
+    def n(self) -> int:
+        """Number of rows, those of removed items included."""
+        return len(self.candidates)
+
+    @property
+    def n_items(self) -> int:
+        """Number of items that can be recommended."""
+        return self.n - len(self.dead)
+
+    def row(self, item: str) -> int | None:
+        """Row of an item, None if there is no such item."""
+        return self._changed[item] if item in self._changed else self._rows.get(item)
+
+    def ids(self, rows: Sequence[int] | np.ndarray) -> list[str]:
+        """Raw ids of rows."""
+        return self.items["item_id"].gather(np.asarray(rows, dtype=np.int64)).to_list()
+
+    def titles(self, rows: Sequence[int] | np.ndarray) -> list[str]:
+        """Titles of rows."""
+        return self.items["title"].gather(np.asarray(rows, dtype=np.int64)).to_list()
+
+    def vectors(self, rows: Tensor) -> Tensor:
+        """Item vectors as the encoder reads them, float32 [n, d]."""
+        return self.candidates[rows] * self.norms[rows].unsqueeze(1)
+
+    def features_of(self, rows: Iterable[int]) -> Tensor | None:
+        """Text features float32 [n, d_plm] of rows, None if they are not kept."""
+        if not self.features:
+            return None
+        ends = np.cumsum([len(block) for block in self.features])
+        found = []
+        for row in rows:
+            block = int(np.searchsorted(ends, row, side="right"))
+            found.append(np.asarray(self.features[block][row - ends[block]], dtype=np.float32))
+        return torch.from_numpy(np.stack(found)) if found else torch.zeros(0, self.features[0].shape[1])
+
+    @cached_property
+    def alive(self) -> np.ndarray:
+        """bool [n]."""
+        alive = np.ones(self.n, dtype=bool)
+        alive[self.dead.numpy()] = False
+        return alive
+
+    @cached_property
+    def alive_bits(self) -> np.ndarray | None:
+        """`alive` of the rows in the index, as `ApproximateIndex.search` takes it; None if all are."""
+        if self.index is None or not len(self.dead) or int(self.dead[0]) >= self.index.n:
+            return None
+        return np.packbits(self.alive[: self.index.n], bitorder="little")
+
+    @cached_property
+    def by_popularity(self) -> np.ndarray:
+        """int64 rows of all items, the most popular first, equal ones in the order of the catalogue."""
+        order = np.argsort(-self.items["popularity"].to_numpy(), kind="stable")
+        return order[self.alive[order]]
+
+    @cached_property
+    def lower_titles(self) -> pl.Series:
+        """Titles in lower case, to search in."""
+        return self.items["title"].str.to_lowercase()
+
+    @cached_property
+    def total_popularity(self) -> int:
+        """Interactions in training."""
+        return max(1, int(self.items["popularity"].sum()))
+
+    def with_index(self, index: ApproximateIndex | None) -> Snapshot:
+        """The same with another index."""
+        return replace(self, index=index, version=self.version + 1)
+
+
+def known_rows(ids: pl.Series) -> dict[str, int]:
+    """Row of each id.
+
+    Raises
+    ------
+    UserError
+        If an id occurs twice.
+    """
+    rows = {item: row for row, item in enumerate(ids.to_list())}
+    if len(rows) != len(ids):
+        twice = ids.filter(ids.is_duplicated())[0]
+        raise UserError(f"item {twice!r} occurs more than once in the items of the model; save the model again")
+    return rows
+
+
+class Catalogue:
+    """The one writer of snapshots. `snapshot` can be read from any thread; the changes need a lock around them."""
+
+    def __init__(
+        self,
+        items: pl.DataFrame,
+        candidates: Tensor,
+        norms: Tensor,
+        features: np.ndarray | None,
+        index: ApproximateIndex | None = None,
+    ) -> None:
+        n = len(items)
+        self._candidates, self._norms = Buffer(candidates, n), Buffer(norms, n)
+        candidates, norms = candidates[:n], norms[:n]
+        self._tail: Buffer | None = None  # the first block of features lies on disk, what is added in memory
+        blocks = (features,) if features is not None else ()
+        none = torch.zeros(0, dtype=torch.int64)
+        self.snapshot = Snapshot(0, items, candidates, norms, blocks, none, index, known_rows(items["item_id"]))
+
+    def append(
+        self,
+        items: pl.DataFrame,
+        candidates: Tensor,
+        norms: Tensor,
+        features: np.ndarray | None,
+        replaced: Sequence[str] = (),
+    ) -> Snapshot:
+        """Add items, whose ids must be new, or among the `replaced`, which go in the same moment."""
+        old = self._without(replaced) if replaced else self.snapshot
+        frame = pl.concat([old.items, items], rechunk=old.items.n_chunks() >= MAX_CHUNKS)
+        blocks = old.features
+        if features is not None and blocks:
+            new = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32))
+            if self._tail is None:
+                self._tail = Buffer(new)
+                blocks = (blocks[0], new.numpy())
+            else:
+                blocks = (blocks[0], self._tail.append(new).numpy())
+        changed: dict[str, int | None] = dict(old._changed)
+        changed.update((item, old.n + i) for i, item in enumerate(items["item_id"].to_list()))
+        rows = old._rows
+        if len(changed) > 10_000 and len(changed) > len(rows) // 4:
+            rows = {item: row for item, row in {**rows, **changed}.items() if row is not None}
+            changed = {}
+        self.snapshot = Snapshot(
+            old.version + 1, frame, self._candidates.append(candidates), self._norms.append(norms), blocks,
+            old.dead, old.index, rows, changed,
+        )  # fmt: skip
+        return self.snapshot
+
+    def remove(self, ids: Sequence[str]) -> Snapshot:
+        """Remove items, all of which must be there."""
+        self.snapshot = self._without(ids)
+        return self.snapshot
+
+    def _without(self, ids: Sequence[str]) -> Snapshot:
+        old = self.snapshot
+        rows = [old.row(item) for item in ids]
+        dead = torch.tensor(sorted({*old.dead.tolist(), *(row for row in rows if row is not None)}), dtype=torch.int64)
+        changed = {**old._changed, **dict.fromkeys(ids)}
+        return replace(old, version=old.version + 1, dead=dead, _changed=changed)
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Make a snapshot the current one."""
+        self.snapshot = snapshot

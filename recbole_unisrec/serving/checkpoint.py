@@ -1,0 +1,151 @@
+"""From a training checkpoint and its dataset to what serving needs; the only module here that knows RecBole."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataset_tools.features import read_texts
+from recbole_unisrec.compat import safe_torch_load
+from recbole_unisrec.data.features import read_meta, scaling
+from recbole_unisrec.data.sequences import Pairs, bucket_lengths, pack_last
+from recbole_unisrec.errors import UserError
+from recbole_unisrec.model.base import TableRecommender
+from recbole_unisrec.quick_start import versions
+from recbole_unisrec.serving.catalogue import item_frame
+from recbole_unisrec.serving.folder import Meta, Parts
+from recbole_unisrec.serving.network import Network, NetworkSettings
+
+N_QUERIES = 500  # histories of the test part whose encoding is kept
+
+
+def _data_folder(config: Any, checkpoint: Path) -> Path:
+    """The dataset's folder: as recorded, from here or from where training ran."""
+    recorded = Path(config["data_path"])
+    candidates = [recorded] if recorded.is_absolute() else [recorded, checkpoint.resolve().parent.parent / recorded]
+    for folder in candidates:
+        if folder.is_dir():
+            return folder
+    raise UserError(
+        f"the dataset of {checkpoint} is not at {recorded}; run from the folder that training ran in, or give the "
+        "parent of the dataset's folder as data_path"
+    )
+
+
+def read_checkpoint(path: Path, data_path: str | Path | None = None) -> Parts:
+    """Read a checkpoint of UniSRec, or of another model with one table of items, and the dataset it was trained on.
+
+    Parameters
+    ----------
+    path
+        ``saved/UniSRec-....pth``; runs no code from it.
+    data_path
+        Folder that holds the dataset's folder; None takes what the checkpoint says.
+
+    Raises
+    ------
+    UserError
+        If it is no checkpoint of such a model, or the dataset is missing or another.
+    """
+    from recbole.data import create_dataset
+
+    from recbole_unisrec.registry import MODELS
+
+    saved = safe_torch_load(path, map_location="cpu")
+    try:
+        config, state = saved["config"], saved["state_dict"]
+        name, dataset_name = config["model"], config["dataset"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is no checkpoint of a training run (it lacks {error}); give saved/....pth") from error
+    if name not in MODELS or not issubclass(MODELS[name].model, TableRecommender):
+        raise UserError(f"{path} holds a {name}; {', '.join(MODELS)} can be served")
+    final = config.final_config_dict
+    if data_path is not None:
+        final["data_path"] = str(Path(data_path) / dataset_name)
+    final["data_path"] = str(_data_folder(config, path))
+    final["device"] = torch.device("cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset = create_dataset(config)
+        train, _, test = dataset.build()
+    model = MODELS[name].model(config, train)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"{path} does not fit the dataset {final['data_path']} ({reason}); give its own") from error
+    model.eval()
+    table = model.eval_table()
+    settings = _settings(config, model)
+    network = Network(settings)
+    wanted = network.state_dict()
+    weights = {name: values for name, values in state.items() if name in wanted}
+    features = getattr(dataset, "features", None) if settings.n_exps else None
+    if settings.scaled and features is not None:
+        mean, matrix = scaling(features.weight[1:], str(config["feature_scaling"]))
+        weights.update(feature_mean=mean, feature_matrix=matrix)
+    network.load_state_dict(weights)
+
+    folder = Path(final["data_path"])
+    tokens = dataset.field2id_token[dataset.iid_field].tolist()[1:]
+    ids, texts = _ids_and_texts(folder, dataset_name, tokens, dataset.layout)
+    encoder: dict[str, Any] = {}
+    if features is not None:
+        meta = read_meta(folder / f"{dataset_name}.{config['plm_suffix']}")
+        encoder = {k: meta[k] for k in ("encoder", "pooling", "max_length", "prompt") if k in meta}
+    forms = {"inductive_ft": "inductive", "transductive_ft": "transductive", "pretrain": "inductive"}
+    return Parts(
+        meta=Meta(name, forms.get(str(config["train_stage"]), "ids"), dataset_name, encoder, versions()),
+        settings=settings,
+        network=network,
+        items=item_frame(ids, texts, popularity=dataset.item_popularity()[1:].numpy()),
+        table=table[1:].numpy(),
+        features=None if features is None else features.weight[1:].numpy(),
+        queries=_queries(test.pairs, table, network),
+        index=None,
+    )
+
+
+def _settings(config: Any, model: Any) -> NetworkSettings:
+    adaptor = getattr(model, "moe_adaptor", None)
+    return NetworkSettings(
+        n_layers=config["n_layers"],
+        n_heads=config["n_heads"],
+        hidden_size=config["hidden_size"],
+        inner_size=config["inner_size"],
+        hidden_act=config["hidden_act"],
+        layer_norm_eps=float(config["layer_norm_eps"]),
+        window=config["MAX_ITEM_LIST_LENGTH"],
+        n_exps=0 if adaptor is None else adaptor.n_exps,
+        plm_size=0 if adaptor is None else model.features.shape[1],
+        cosine=model.cosine,
+        scaled=adaptor is not None and (config["feature_scaling"] or "none") != "none",
+    )
+
+
+def _ids_and_texts(folder: Path, name: str, tokens: list[str], layout: str) -> tuple[list[str], list[str]]:
+    """Raw ids and texts of the tokens, which are row numbers where the dataset is split by the authors' script."""
+    if not any((folder / f"{name}.{kind}").is_file() for kind in ("text", "item")):
+        return tokens, tokens  # a dataset without texts: the id is all there is to show
+    ids, texts = read_texts(folder, name)
+    text_of = dict(zip(ids, texts, strict=True))
+    if layout != "standard":
+        try:
+            return [ids[int(t)] for t in tokens], [texts[int(t)] for t in tokens]
+        except (ValueError, IndexError) as error:
+            raise UserError(f"{folder} has interactions with items that its texts lack; prepare it again") from error
+    return tokens, [text_of.get(token, token) for token in tokens]
+
+
+def _queries(pairs: Pairs, table: Tensor, network: Network) -> Tensor:
+    """Outputs of the encoder for evenly spread test histories."""
+    index = torch.from_numpy(np.linspace(0, len(pairs) - 1, min(N_QUERIES, len(pairs))).astype(np.int64))
+    with torch.inference_mode():
+        batch, _ = pack_last(pairs, index, bucket_lengths(network.window))
+        output = network._run(table[batch.item], batch.position, batch.buckets)
+        return network.scaled(output[batch.output]).clone()

@@ -1,0 +1,462 @@
+"""The commands ``unisrec save``, ``recommend``, ``similar``, ``add-items`` and ``serve``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ipaddress
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dataset_tools.common import UserError, atomic_path
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from recbole_unisrec.serving.recommender import Recommendations, Recommender
+
+USERS = 4096  # users answered between two writes
+OUTPUTS = (".csv", ".jsonl", ".parquet")
+TOKEN = "UNISREC_TOKEN"
+
+
+def _parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"unisrec {name}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--model",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="a saved model's folder, or a checkpoint (of a folder of checkpoints the newest)",
+    )
+    parser.add_argument("--data_path", type=Path, help="for a checkpoint: the folder that holds the dataset's folder")
+    parser.add_argument(
+        "--index", default="auto", choices=["auto", "exact", "approximate"], help="search (default: %(default)s)"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _load(args: argparse.Namespace) -> Recommender:
+    from recbole_unisrec.serving.recommender import load
+
+    logger = logging.getLogger("recbole_unisrec.serving")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False
+    logger.setLevel(logging.INFO)
+    return load(args.model, args.data_path, args.index)
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
+def _ids(text: str) -> list[str]:
+    return [item for item in text.split(",") if item]
+
+
+# --- save
+
+
+def save_command(arguments: list[str]) -> int:
+    """A training checkpoint becomes one folder with all that serving needs."""
+    parser = _parser(
+        "save",
+        "Write one folder with all that recommending needs: weights, items, texts, their vectors, the index.",
+        "example:\n  unisrec save --model saved/UniSRec-Nov-24-2026_03-44-07-1.pth --out models/myshop",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder; a saved model is replaced")
+    args = parser.parse_args(arguments)
+    rec = _load(args)
+    rec.save(args.out)
+    print(f"{args.out}: {rec.meta.model} {rec.meta.form}, {len(rec):,} items")
+    return 0
+
+
+# --- recommend
+
+
+def recommend_command(arguments: list[str]) -> int:
+    """Recommendations for one history, or for a file of them."""
+    parser = _parser(
+        "recommend",
+        "Recommend items after a history, or after each history of a file.",
+        "examples:\n"
+        "  unisrec recommend --model models/myshop --history B00TNNWMXI,B00IBZE2EQ --k 10\n"
+        "  unisrec recommend --model models/myshop --orders orders.csv --out recommendations.parquet\n"
+        "  unisrec recommend --model models/myshop --input histories.jsonl --out recommendations.jsonl\n\n"
+        "Items that the model does not know are skipped with a warning (--strict: an error). A history of which no\n"
+        "item is known is answered by popularity.",
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--history", metavar="IDS", help="item ids from old to new, with commas between")
+    what.add_argument("--orders", type=Path, metavar="FILE", help="table with a row for each item that a user took")
+    what.add_argument("--input", type=Path, metavar="FILE", help="table with a row for each user: user_id, history")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="csv, jsonl or parquet; for --orders and --input")
+    parser.add_argument("--k", type=_natural, default=10, help="items for each history (default: %(default)s)")
+    parser.add_argument("--include_seen", action="store_true", help="items of the history may be recommended again")
+    parser.add_argument("--candidates", type=Path, metavar="FILE", help="recommend only these: an id on each line")
+    parser.add_argument("--strict", action="store_true", help="an unknown item is an error")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table (for --history)")
+    parser.add_argument("--user_col", default="user_id", help="column of the user (default: %(default)s)")
+    parser.add_argument("--history_col", default="history", help="column of the history (default: %(default)s)")
+    parser.add_argument("--history_separator", default=" ", help="between ids of a history in csv (default: a blank)")
+    parser.add_argument("--item_col", default="item_id", help="column of the item in --orders (default: %(default)s)")
+    parser.add_argument("--time_col", default="timestamp", help="column of the time in --orders (default: %(default)s)")
+    parser.add_argument("--no_time", action="store_true", help="--orders has no time and is in order")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    args = parser.parse_args(arguments)
+    if args.history is None:
+        _check_out(args.out)
+    elif args.out is not None:
+        raise UserError("--out goes with --orders or --input; the answer to --history is printed")
+    candidates = _read_candidates(args.candidates) if args.candidates else None
+    rec = _load(args)
+    if args.history is None:
+        return _recommend_file(rec, args, candidates)
+    answer = rec.recommend(_ids(args.history), args.k, not args.include_seen, candidates, args.strict)
+    if args.json:
+        print(json.dumps(answer.__dict__, ensure_ascii=False))
+        return 0
+    if answer.basis == "popularity":
+        print("No item of the history is known; these are the most popular ones.", file=sys.stderr)
+    print(table(answer))
+    return 0
+
+
+def _check_out(out: Path | None) -> None:
+    if out is None or out.suffix.lower() not in OUTPUTS:
+        raise UserError(f"give --out FILE with one of the endings {', '.join(OUTPUTS)}")
+
+
+def _read_candidates(path: Path) -> list[str]:
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}; it must be UTF-8 with an item id on each line") from error
+
+
+def table(answer: Recommendations) -> str:
+    """An answer as lines for the terminal: rank, score, id, title."""
+    wide = max((len(item) for item in answer.ids), default=0)
+    room = max(20, shutil.get_terminal_size((120, 24)).columns - wide - 18)
+    lines = []
+    for rank, (item, title, score) in enumerate(zip(answer.ids, answer.titles, answer.scores, strict=True), start=1):
+        shown = title if len(title) <= room else title[: room - 1] + "…"
+        lines.append(f"{rank:>4}  {score:7.4f}  {item:{wide}}  {shown}")
+    return "\n".join(lines) if lines else "nothing is left to recommend"
+
+
+def _recommend_file(rec: Recommender, args: argparse.Namespace, candidates: list[str] | None) -> int:
+    from tqdm import tqdm
+
+    from recbole_unisrec.serving.recommender import _unknown, rows_of
+
+    snapshot = rec.snapshot
+    allowed = None if candidates is None else rec._known(snapshot, candidates, "candidates", args.strict)
+    chunks = _orders(args) if args.orders else _histories(args)
+    started = time.perf_counter()
+    users = n_unknown = n_cold = 0
+    example = ""
+    show = not args.quiet and sys.stderr.isatty()
+    with _writer(args.out) as write, tqdm(unit=" users", desc="recommend", disable=not show) as bar:
+        for names, histories in chunks:
+            found = [rows_of(snapshot, history) for history in histories]
+            for user, (rows, unknown) in zip(names, found, strict=True):
+                if unknown and args.strict:
+                    raise UserError(_unknown(unknown, f"the history of {user!r}"))
+                n_unknown += len(unknown)
+                example = unknown[0] if unknown else example
+                n_cold += not rows
+            rows, scores = rec.rank(snapshot, [f[0] for f in found], args.k, not args.include_seen, allowed)
+            write(names, snapshot, rows.numpy(), scores.numpy())
+            users += len(names)
+            bar.update(len(names))
+    seconds = time.perf_counter() - started
+    if n_unknown:
+        print(f"warning: skipped {n_unknown:,} unknown items of histories, for example {example!r}", file=sys.stderr)
+    if n_cold:
+        print(f"{n_cold:,} users have no known item; they got the most popular ones", file=sys.stderr)
+    print(f"{args.out}: {users:,} users, {users / max(seconds, 1e-9):,.0f} users/s")
+    return 0
+
+
+def _histories(args: argparse.Namespace) -> Iterator[tuple[list[str], list[list[str]]]]:
+    """Users and histories of a file with a row for each user."""
+    import polars as pl
+
+    from dataset_tools.sources import BadLines, Source, read_table
+
+    columns = {args.user_col: pl.String, args.history_col: pl.String}
+    source, bad = Source(args.input, False), BadLines()
+    is_text = args.input.name.removesuffix(".gz").endswith(("csv", "tsv", "txt"))
+    between = args.history_separator if is_text else " "  # lists of other files come joined by blanks
+    for _, frame in read_table(source, columns, bad, required={args.user_col: "given"}):
+        split = frame.with_columns(pl.col(args.history_col).fill_null("").str.split(between))
+        yield from _slices(split, args.user_col, args.history_col)
+
+
+def _orders(args: argparse.Namespace) -> Iterator[tuple[list[str], list[list[str]]]]:
+    """Users and histories of a file with a row for each item that a user took; all of it must fit in memory."""
+    import polars as pl
+
+    from dataset_tools.sources import TIME_FORMATS, BadLines, Source, parse_times, read_table
+
+    columns: dict[str, Any] = {args.user_col: pl.String, args.item_col: pl.String}
+    if not args.no_time:
+        columns[args.time_col] = pl.String
+    source, bad = Source(args.orders, False), BadLines()
+    formats = tuple(form for form in TIME_FORMATS if form.startswith("%Y"))
+    frames = []
+    for number, frame in read_table(source, columns, bad, required=dict.fromkeys(columns, "given")):
+        if not args.no_time:
+            times = parse_times(frame[args.time_col], formats)
+            for row in times.is_null().arg_true().to_list():
+                bad.add(
+                    args.orders.name, number + row, f"{args.time_col} is not a time", str(frame[args.time_col][row])
+                )
+            frame = frame.with_columns(times.alias(args.time_col)).drop_nulls(args.time_col)
+        frames.append(frame)
+    if not frames:
+        raise UserError(f"{args.orders} holds no rows; is it the right file?")
+    rows = pl.concat(frames)
+    if not args.no_time:
+        rows = rows.sort(args.time_col, maintain_order=True)
+    grouped = rows.group_by(args.user_col, maintain_order=True).agg(args.item_col)
+    yield from _slices(grouped, args.user_col, args.item_col)
+
+
+def _slices(frame: pl.DataFrame, user: str, history: str) -> Iterator[tuple[list[str], list[list[str]]]]:
+    for part in frame.iter_slices(USERS):
+        lists = part[history].to_list()
+        yield part[user].to_list(), [[item for item in own if item] for own in lists]
+
+
+Write = Callable[[list[str], Any, Any, Any], None]
+
+
+@contextlib.contextmanager
+def _writer(out: Path) -> Iterator[Write]:
+    """A function that writes answers into a csv, jsonl or parquet file, which is whole or absent."""
+    import polars as pl
+
+    kind = out.suffix.lower()
+    with atomic_path(out) as temporary:
+        if kind != ".parquet":
+            with open(temporary, "wb") as file:
+                n = 0
+
+                def append(*answers: Any) -> None:
+                    nonlocal n
+                    frame = _frame(*answers)
+                    if kind == ".csv":
+                        frame.write_csv(file, include_header=n == 0)
+                    else:
+                        items = pl.struct("item_id", "title", "score").alias("items")
+                        frame.group_by("user_id", maintain_order=True).agg(items).write_ndjson(file)
+                    n += 1
+
+                yield append
+            return
+        # polars writes a parquet file at once, so the parts lie beside it until the end
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+            parts: list[Path] = []
+
+            def add(*answers: Any) -> None:
+                parts.append(Path(folder) / f"{len(parts):08d}.parquet")
+                _frame(*answers).write_parquet(parts[-1])
+
+            yield add
+            if not parts:
+                raise UserError("there is no history in the file; nothing was written")
+            pl.scan_parquet(parts).sink_parquet(temporary)
+
+
+def _frame(users: list[str], snapshot: Any, rows: Any, scores: Any) -> pl.DataFrame:
+    """Answers of some users, int64 [B, k] rows (-1 for none) and float32 [B, k] scores, as a table."""
+    import numpy as np
+    import polars as pl
+
+    there = rows >= 0
+    flat = rows[there]
+    who, rank = np.nonzero(there)
+    return pl.DataFrame(
+        {
+            "user_id": pl.Series(users, dtype=pl.String).gather(who),
+            "rank": rank.astype(np.int32) + 1,
+            "item_id": snapshot.items["item_id"].gather(flat),
+            "title": snapshot.items["title"].gather(flat),
+            "score": scores[there],
+        }
+    )
+
+
+# --- similar
+
+
+def similar_command(arguments: list[str]) -> int:
+    """The items nearest to one."""
+    parser = _parser(
+        "similar",
+        "Show the items whose vectors are nearest to that of an item.",
+        "example:\n  unisrec similar --model models/myshop --item B00TNNWMXI --k 5",
+    )
+    parser.add_argument("--item", required=True, help="item id")
+    parser.add_argument("--k", type=_natural, default=10, help="how many (default: %(default)s)")
+    args = parser.parse_args(arguments)
+    print(table(_load(args).similar_items(args.item, args.k)))
+    return 0
+
+
+# --- add-items
+
+
+def add_items_command(arguments: list[str]) -> int:
+    """New items into a saved model, without training."""
+    parser = _parser(
+        "add-items",
+        "Add items to a saved model by their texts, without training.",
+        "example:\n  unisrec add-items --model models/myshop --items products.csv --text_cols title brand --skip_existing",
+    )
+    parser.add_argument("--items", type=Path, required=True, metavar="FILE", help="csv, tsv, parquet, jsonl or xlsx")
+    parser.add_argument("--item_col", default="item_id", help="column of the item (default: %(default)s)")
+    parser.add_argument(
+        "--text_cols", nargs="+", default=["title"], metavar="COL",
+        help="text columns, the same and in the same order as for the dataset; the first is shown (default: title)",
+    )  # fmt: skip
+    parser.add_argument("--encoder", help="encoder of the texts, where the model does not say it")
+    parser.add_argument("--pooling", choices=["CLS", "Mean"], help="of --encoder")
+    there = parser.add_mutually_exclusive_group()
+    there.add_argument("--replace", action="store_true", help="give existing items the new texts")
+    there.add_argument("--skip_existing", action="store_true", help="leave existing items as they are")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="save there instead of in the model's folder")
+    args = parser.parse_args(arguments)
+    if args.out is None and not args.model.is_dir():
+        raise UserError(
+            "--model is a checkpoint, which is left as it is; give --out DIR for the model with the new items"
+        )
+    new = _read_items(args)
+    rec = _load(args)
+    if args.skip_existing:
+        new = [item for item in new if rec.snapshot.row(item["item_id"]) is None]
+    if args.encoder:
+        rec.set_encoder(args.encoder, args.pooling)
+    n = rec.add_items(new, replace=args.replace)
+    rec.save(args.out or args.model)
+    print(f"{args.out or args.model}: {n:,} items added, {len(rec):,} in all")
+    if n and rec.meta.form == "transductive":
+        print("The model is transductive: new items have no ID embedding and rank lower than trained ones.")
+    return 0
+
+
+def _read_items(args: argparse.Namespace) -> list[dict[str, str]]:
+    import polars as pl
+
+    from dataset_tools.pipeline import join_fields
+    from dataset_tools.sources import BadLines, Source, read_table
+
+    columns = dict.fromkeys([args.item_col, *args.text_cols], pl.String)
+    found = []
+    source, required = Source(args.items, False), {args.item_col: "given"}
+    for _, frame in read_table(source, columns, BadLines(), required=required):
+        for item, *fields in frame.select(args.item_col, *args.text_cols).iter_rows():
+            found.append({"item_id": item, "text": join_fields(fields), "title": fields[0] or ""})
+    return found
+
+
+# --- serve
+
+
+def serve_command(arguments: list[str]) -> int:
+    """The HTTP service and its page."""
+    parser = _parser(
+        "serve",
+        "Start an HTTP service with a page to try the model: POST /recommend, POST /items, GET /items?q=..., ...\n"
+        "Beyond loopback a token is required, from the environment variable UNISREC_TOKEN or --token_file.",
+        "examples:\n"
+        "  unisrec serve --model models/myshop\n"
+        "  UNISREC_TOKEN=$(cat token) unisrec serve --model models/myshop --host 0.0.0.0",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="default: %(default)s; 0 takes a free one")
+    parser.add_argument("--token_file", type=Path, metavar="FILE", help="file whose first line is the bearer token")
+    parser.add_argument("--max_body", type=_natural, default=1 << 20, help="bytes of a request (default: %(default)s)")
+    parser.add_argument("--threads", type=_natural, default=1, help="of an answer (default: 1; one more does the HTTP)")
+    parser.add_argument("--save_changes", action="store_true", help="save added and removed items when it stops")
+    parser.add_argument("--drain", type=_natural, default=30, help="seconds for open requests at the end (default: 30)")
+    args = parser.parse_args(arguments)
+    token = _token(args)
+    if token is None and not is_loopback(args.host):
+        raise UserError(f"{args.host} is not loopback, so a token is needed; set {TOKEN} or give --token_file FILE")
+    if args.save_changes and not args.model.is_dir():
+        raise UserError("--save_changes needs a saved model's folder; make one with `unisrec save`")
+    from recbole_unisrec.serving.service import run
+
+    rec = _load(args)
+    set_threads(args.threads)
+    before = rec.snapshot.version
+    run(rec, args.host, args.port, token, args.max_body, args.drain)
+    if args.save_changes and rec.snapshot.version != before:
+        rec.save(args.model)
+        print(f"{args.model}: saved, {len(rec):,} items", file=sys.stderr)
+    return 0
+
+
+def set_threads(n: int) -> None:
+    """Threads of torch and faiss: one history is too small a piece of work for several to gain from."""
+    import torch
+
+    torch.set_num_threads(n)
+    with contextlib.suppress(UserError):
+        from recbole_unisrec.serving.index import import_faiss
+
+        import_faiss().omp_set_num_threads(n)
+
+
+def _token(args: argparse.Namespace) -> str | None:
+    token: str | None = os.environ.get(TOKEN)
+    if args.token_file:
+        try:
+            token = (args.token_file.read_text(encoding="utf-8").splitlines() or [""])[0].strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read the token in {args.token_file}: {error}") from error
+    if token is not None and (len(token) < 8 or not token.isascii() or not token.isprintable() or " " in token):
+        raise UserError("the token must be at least 8 printable ASCII characters without blanks")
+    return token
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
+    "save": (save_command, "turn a checkpoint into a folder to recommend with"),
+    "recommend": (recommend_command, "recommend items for a history, or a file of them"),
+    "similar": (similar_command, "show the items nearest to one"),
+    "add-items": (add_items_command, "add new items by their texts, without training"),
+    "serve": (serve_command, "start the HTTP service and its page"),
+}

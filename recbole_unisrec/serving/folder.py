@@ -1,0 +1,293 @@
+"""The serving folder: everything that recommending needs, in files that hold data only.
+
+| file | content |
+|---|---|
+| ``config.json`` | sizes of the network, form of the model, how texts were encoded, size of each file |
+| ``model.safetensors`` | weights of adaptor and encoder |
+| ``items.parquet`` | ``item_id``, ``title``, ``text``, ``popularity``; row i is row i of the tables |
+| ``table.npy`` | float32 [n, d] item vectors (in the transductive form with their ID embeddings) |
+| ``features.npy`` | float32 or float16 [n, d_plm] text features (models that read text) |
+| ``queries.npy`` | float32 [q, d] outputs of the encoder for real histories, to measure an index with |
+| ``index.faiss`` | the approximate index (large catalogues) |
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from dataset_tools.common import whole_folder
+from recbole_unisrec.errors import UserError
+from recbole_unisrec.serving.catalogue import SCHEMA, Snapshot
+from recbole_unisrec.serving.index import ApproximateIndex, import_faiss
+from recbole_unisrec.serving.network import Network, NetworkSettings
+
+FORMAT = "recbole_unisrec serving folder"
+VERSION = 1
+CONFIG = "config.json"
+BLOCK = 1 << 16  # rows copied at a time
+log = logging.getLogger("recbole_unisrec.serving")
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What is known of a model beside its numbers.
+
+    Attributes
+    ----------
+    model, form, dataset
+        Name of the model; inductive, transductive or ids; name of the dataset it was trained on.
+    encoder
+        How item texts became features: ``encoder``, ``pooling``, ``max_length``, ``prompt``; empty if unknown.
+    versions
+        Of the libraries at the time of saving.
+    """
+
+    model: str
+    form: str
+    dataset: str
+    encoder: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What lies in a serving folder."""
+
+    meta: Meta
+    settings: NetworkSettings
+    network: Network
+    items: pl.DataFrame
+    table: np.ndarray
+    features: np.ndarray | None
+    queries: Tensor
+    index: ApproximateIndex | None
+
+
+def is_serving_folder(path: Path) -> bool:
+    """Whether a folder was written by `write_folder`."""
+    try:
+        return json.loads((path / CONFIG).read_text(encoding="utf-8")).get("format") == FORMAT
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def check_target(path: Path) -> None:
+    """Refuse a target that holds something else than a serving folder.
+
+    Raises
+    ------
+    UserError
+        If so.
+    """
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file; give the name of a folder")
+    if path.is_dir() and any(path.iterdir()) and not is_serving_folder(path):
+        raise UserError(f"{path} holds something else than a saved model and is left alone; give another folder")
+
+
+def _save_rows(path: Path, blocks: Iterator[np.ndarray], shape: tuple[int, int], dtype: Any) -> None:
+    """Write an .npy file block by block."""
+    out = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape) if shape[0] else None
+    if out is None:
+        np.save(path, np.zeros(shape, dtype=dtype), allow_pickle=False)
+        return
+    start = 0
+    for block in blocks:
+        out[start : start + len(block)] = block
+        start += len(block)
+    out.flush()
+
+
+@contextmanager
+def _saving() -> Iterator[None]:
+    """safetensors and faiss have errors of their own for a full disk."""
+    try:
+        yield
+    except (UserError, OSError, pl.exceptions.PolarsError):
+        raise
+    except Exception as error:  # SafetensorError, RuntimeError of faiss
+        raise OSError(0, " ".join(str(error).split())) from error
+
+
+def write_folder(
+    path: Path,
+    meta: Meta,
+    settings: NetworkSettings,
+    network: Network,
+    snapshot: Snapshot,
+    index: ApproximateIndex | None,
+    queries: Tensor,
+) -> None:
+    """Write a serving folder, whole or not at all; removed items are left out, also of the rows that `index` counts.
+
+    Raises
+    ------
+    UserError
+        If the folder cannot be written, or `path` holds something else.
+    """
+    from safetensors.torch import save_file
+
+    rows = torch.from_numpy(np.flatnonzero(snapshot.alive))
+    blocks = list(rows.split(BLOCK))
+    with whole_folder(path, lambda: check_target(path)) as folder, _saving():
+        save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")
+        frame = snapshot.items if not len(snapshot.dead) else snapshot.items.filter(pl.Series(snapshot.alive))
+        frame.write_parquet(folder / "items.parquet")
+        width = snapshot.candidates.shape[1]
+        vectors = (snapshot.vectors(block).numpy() for block in blocks)
+        _save_rows(folder / "table.npy", vectors, (len(rows), width), np.float32)
+        if snapshot.features:
+            first = snapshot.features[0]
+            kept = (_feature_block(snapshot, block) for block in blocks)
+            _save_rows(folder / "features.npy", kept, (len(rows), first.shape[1]), first.dtype)
+        np.save(folder / "queries.npy", queries.numpy(), allow_pickle=False)
+        found: dict[str, Any] = {}
+        if index is not None:
+            import_faiss().write_index(index.faiss_index, str(folder / "index.faiss"))
+            found = {n: getattr(index, n) for n in ("n", "n_probe", "oversample", "recall", "n_queries")}
+        config = {
+            "format": FORMAT,
+            "version": VERSION,
+            **asdict(meta),
+            "network": asdict(settings),
+            "n_items": len(rows),
+            "index": found or None,
+            "files": {file.name: file.stat().st_size for file in sorted(folder.iterdir())},
+        }
+        (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+
+def _feature_block(snapshot: Snapshot, rows: Tensor) -> np.ndarray:
+    """Features of ascending rows, a block at a time."""
+    first = len(snapshot.features[0])
+    wanted = rows.numpy()
+    parts = [np.asarray(snapshot.features[0][wanted[wanted < first]])]
+    if len(snapshot.features) > 1:
+        parts.append(snapshot.features[1][wanted[wanted >= first] - first].astype(parts[0].dtype))
+    return np.concatenate(parts)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read and check ``config.json``.
+
+    Raises
+    ------
+    UserError
+        If it is no serving folder, is of a newer format, or a file is missing or cut.
+    """
+    file = path / CONFIG
+    if not file.is_file():
+        raise UserError(
+            f"{path} is no saved model (it has no {CONFIG}); give a folder that `unisrec save` made, or a checkpoint "
+            "saved/....pth"
+        )
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {file}: {error}; save the model again") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise UserError(f"{file} is not the configuration of a saved model; give a folder that `unisrec save` made")
+    if config.get("version") != VERSION:
+        raise UserError(f"{path} has format version {config.get('version')}, this program reads {VERSION}; update it")
+    files = config.get("files")
+    if not isinstance(files, dict) or not isinstance(config.get("n_items"), int):
+        raise UserError(f"{file} is not complete; save the model again")
+    for name, size in files.items():
+        part = path / os.path.basename(name)
+        if not part.is_file():
+            raise UserError(f"{path} lacks {name}; copy the whole folder or save the model again")
+        if part.stat().st_size != size:
+            raise UserError(
+                f"{part} has {part.stat().st_size} bytes instead of {size}; copy it or save the model again"
+            )
+    return config
+
+
+def _read_array(path: Path, rows: int | None, width: int | None, map_it: bool) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r" if map_it else None, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"cannot read {path}: {error}; save the model again") from error
+    fits = array.ndim == 2 and array.dtype in (np.float32, np.float16)
+    if not fits or (rows is not None and len(array) != rows) or (width is not None and array.shape[1] != width):
+        raise UserError(
+            f"{path} holds {array.dtype} {list(array.shape)}, but {rows} rows of width {width} are due; "
+            "save the model again"
+        )
+    return array
+
+
+def read_folder(path: Path, index: str = "auto") -> Parts:
+    """Read a serving folder. No code from it is run: JSON, safetensors, parquet, npy without objects.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    index
+        ``exact`` leaves the approximate index out, ``auto`` also where faiss is not installed.
+
+    Raises
+    ------
+    UserError
+        If a file is missing, damaged, or does not fit the others.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    config = read_config(path)
+    try:
+        settings = NetworkSettings(**config["network"])
+        settings.check()
+        meta = Meta(**{name: config[name] for name in Meta.__dataclass_fields__})
+        network = Network(settings)
+        network.load_state_dict(load_file(path / "model.safetensors"))
+        items = pl.read_parquet(path / "items.parquet").select(*SCHEMA)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path / CONFIG} is not complete ({error}); save the model again") from error
+    except (RuntimeError, SafetensorError, OSError, pl.exceptions.PolarsError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise UserError(f"the files of {path} do not fit together ({reason}); save the model again") from error
+    n, width = config["n_items"], settings.hidden_size
+    if len(items) != n or dict(items.schema) != SCHEMA:
+        raise UserError(f"{path / 'items.parquet'} does not hold the {n} items of {CONFIG}; save the model again")
+    features = None
+    if (path / "features.npy").is_file() and settings.n_exps:
+        features = _read_array(path / "features.npy", n, settings.plm_size, map_it=n > 0)
+    return Parts(
+        meta=meta,
+        settings=settings,
+        network=network,
+        items=items,
+        table=_read_array(path / "table.npy", n, width, map_it=n > 0),
+        features=features,
+        queries=torch.from_numpy(_read_array(path / "queries.npy", None, width, map_it=False)),
+        index=_read_index(path, config, width) if config.get("index") and index != "exact" else None,
+    )
+
+
+def _read_index(path: Path, config: dict[str, Any], width: int) -> ApproximateIndex | None:
+    try:
+        faiss = import_faiss()
+    except UserError as error:
+        log.warning("the approximate index is left out, every item is searched: %s", error)
+        return None
+    try:
+        index = ApproximateIndex(faiss.read_index(str(path / "index.faiss")), **config["index"])
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"cannot read {path / 'index.faiss'}: {error}; save the model again") from error
+    if index.faiss_index.ntotal != index.n or index.n > config["n_items"] or index.faiss_index.d != width:
+        raise UserError(f"{path / 'index.faiss'} does not fit the items; save the model again")
+    return index
