@@ -59,8 +59,12 @@ def test_agrees_with_the_authors(reference: Any, view: str, masking: str, kind: 
     batch = make_batch(plain, other, torch.from_numpy(target), [12], bucket_lengths(10), table, 82)
     seq_item, seq_seq = model.task_losses(batch)
     assert seq_item.item() == pytest.approx(float(reference[f"pretrain/{view}/{kind}_loss_seq_item"]), rel=1e-5)
-    assert seq_seq.item() == pytest.approx(float(reference[f"pretrain/{view}/{kind}_loss_seq_seq"]), rel=1e-5)
-    total = reference[f"pretrain/{view}/{kind}_loss_seq_item"] + 1e-3 * reference[f"pretrain/{view}/{kind}_loss_seq_seq"]
+    # their −log(exp/Σexp) near 0 is exact to 1e-6 only: in float64 both codes give 0.0186818 for a stored 0.0186808
+    expected = float(reference[f"pretrain/{view}/{kind}_loss_seq_seq"])
+    assert seq_seq.item() == pytest.approx(expected, rel=1e-5, abs=2e-6 if masking == "authors" else 0)
+    total = (
+        reference[f"pretrain/{view}/{kind}_loss_seq_item"] + 1e-3 * reference[f"pretrain/{view}/{kind}_loss_seq_seq"]
+    )
     assert model.calculate_loss(batch).item() == pytest.approx(float(total), rel=1e-5)
     if view == "item_drop":
         outputs = model.packed_outputs(batch.plain, model.moe_adaptor(batch.features))[batch.plain_order]
