@@ -154,7 +154,8 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"{path} does not exist; give a checkpoint folder, a .safetensors file or a .pth file")
     try:
-        return load_file(path)
+        # copies: what load_file gives may lie in the file itself, which another run may replace
+        return {name: tensor.clone() for name, tensor in load_file(path).items()}
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"cannot load {path}: {error}; the file is torn, use another checkpoint") from error
 
