@@ -36,7 +36,7 @@ def train_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", nargs="+", default=["UniSRec"], help="one or more models (default: UniSRec)")
     parser.add_argument("--dataset", default="ml-100k", help="folder name under dataset/ (default: ml-100k, embedded)")
-    parser.add_argument("--train_stage", nargs="+", help="inductive_ft (text only), transductive_ft (text and IDs)")
+    parser.add_argument("--train_stage", nargs="+", help="inductive_ft (text only), transductive_ft (text and IDs), or pretrain on a mixture of domains")
     parser.add_argument("--config", nargs="+", default=[], metavar="FILE", help="property files (YAML)")
     parser.add_argument("--recipe", help="UniSRec as in the paper (default), or ours (props/recipe-ours.yaml)")
     parser.add_argument("--encode", action="store_true", help="make the text features first, if they are missing")
@@ -46,6 +46,7 @@ def train_parser() -> argparse.ArgumentParser:
     parser.add_argument("--epochs", type=int, help="at most so many epochs; 0 evaluates without training")
     parser.add_argument("--pretrained", metavar="FILE", help="start from a checkpoint of pre-training (ours or the authors')")
     parser.add_argument("--freeze", help="with --pretrained: what stays as it is, encoder (default), adaptor or none")
+    parser.add_argument("--resume", action="store_true", help="with --train_stage pretrain: go on after an interruption")
     parser.add_argument("--verbose", action="store_true", help="show RecBole's log on the console")
     parser.add_argument("--debug", action="store_true", help="show a traceback on errors")
     return parser
@@ -72,6 +73,10 @@ def train_command(arguments: list[str]) -> int:
             overrides[name] = getattr(options, name)
     if overrides.get("epochs", 0) < 0:
         raise UserError(f"epochs must be 0 or more, not {overrides['epochs']}")
+    if options.train_stage == ["pretrain"]:
+        return pretrain_command(options, overrides)
+    if options.resume or "pretrain" in (options.train_stage or []):
+        raise UserError("--resume goes with --train_stage pretrain, and that stage stands alone")
     results = []
     for model in options.model:
         for stage in (options.train_stage or [None]) if model == "UniSRec" else [None]:
@@ -92,6 +97,18 @@ def train_command(arguments: list[str]) -> int:
             "This was the demonstration (props/ml-100k.yaml: 6 epochs at most). A full run: "
             "--epochs 300 --stopping_step=10, the default on every other dataset."
         )
+    return 0
+
+
+def pretrain_command(options: argparse.Namespace, overrides: dict[str, object]) -> int:
+    """Run ``train --train_stage pretrain``."""
+    from recbole_unisrec.pretrain import run
+    from recbole_unisrec.settings import build_config
+
+    if options.model != ["UniSRec"]:
+        raise UserError(f"only UniSRec is pre-trained, not {' '.join(options.model)}")
+    config = build_config(run.MODEL, options.dataset, options.config, {**overrides, **run.rank_settings()})
+    run.pretrain(config, options.resume, options.verbose)
     return 0
 
 

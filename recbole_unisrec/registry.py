@@ -22,6 +22,9 @@ from recbole_unisrec.errors import UserError
 from recbole_unisrec.model.sasrec import SASRecPacked
 from recbole_unisrec.model.text_baselines import SASRecText, ZESRec
 from recbole_unisrec.model.unisrec import UniSRec
+from recbole_unisrec.pretrain.dataset import MixtureDataset
+from recbole_unisrec.pretrain.model import UniSRecPretrain
+from recbole_unisrec.pretrain.trainer import UniSRecPretrainTrainer
 from recbole_unisrec.trainer import PackedTrainer
 
 
@@ -37,6 +40,7 @@ class Entry:
 
 MODELS = {
     "UniSRec": Entry(UniSRec, TextDataset, PackedTrainer, ("UniSRec.yaml", "finetune.yaml")),
+    "UniSRecPretrain": Entry(UniSRecPretrain, MixtureDataset, UniSRecPretrainTrainer, ("UniSRec.yaml", "pretrain.yaml")),
     "SASRecPacked": Entry(SASRecPacked, SequenceDataset, PackedTrainer, ("SASRecPacked.yaml", "finetune.yaml")),
     "SASRecText": Entry(SASRecText, TextDataset, PackedTrainer, ("SASRecText.yaml", "finetune.yaml")),
     "ZESRec": Entry(ZESRec, TextDataset, PackedTrainer, ("SASRecText.yaml", "ZESRec.yaml", "finetune.yaml")),
@@ -73,6 +77,10 @@ def _register_dataloader() -> None:
 
     @functools.wraps(original)
     def get_dataloader(config: Any, phase: str) -> Any:
+        if config["model"] == "UniSRecPretrain":
+            from recbole_unisrec.pretrain.run import loader_for
+
+            return loader_for
         if config["model"] in MODELS and phase == "train" and config["train_mode"] != "prefix":
             return train_loader
         return original(config, phase)

@@ -1,0 +1,444 @@
+"""The pre-training set: sequences and features of several domains, as `dataset_tools.mixture` describes them.
+
+Item ids are 1 + the mixture's global index; 0 is padding. An id beyond the last item, ``n_items + id``, stands for the
+same item with its word-drop feature.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recbole_unisrec.data.features import encode_hint, open_features, scale_features
+from recbole_unisrec.data.sequences import PackedBatch, bucket_lengths
+from recbole_unisrec.errors import UserError
+from recbole_unisrec.pretrain.distributed import World
+from recbole_unisrec.pretrain.views import Augmentation, Rows, cut_rows, hashed_uniform, mix_seed
+
+HELD_OUT_SHARE = 0.05  # of a domain's users at most
+FEATURE_CHECK_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class DomainInfo:
+    """One domain of a mixture.
+
+    Attributes
+    ----------
+    name, folder
+        Of its dataset.
+    first_item, n_items
+        Its items have the global indices ``first_item`` to ``first_item + n_items - 1``.
+    """
+
+    name: str
+    folder: Path
+    first_item: int
+    n_items: int
+
+
+class MixtureFeatures:
+    """Text features of all domains, read where they lie.
+
+    Parameters
+    ----------
+    domains
+        Of the mixture.
+    suffix, suffix_aug
+        Of the feature files: plain, and with words dropped (None if they are not wanted).
+    width
+        Expected d_plm; None takes what the files say.
+    scaling
+        ``feature_scaling`` of `data.features.scale_features`, per domain; other than ``none`` copies the tables.
+
+    Raises
+    ------
+    UserError
+        If a file is missing or broken, or the files differ in width or encoder.
+    """
+
+    def __init__(
+        self, domains: list[DomainInfo], suffix: str, suffix_aug: str | None, width: int | None = None,
+        scaling: str = "none",
+    ) -> None:  # fmt: skip
+        self.n_items = 1 + sum(d.n_items for d in domains)  # padding included
+        self.starts = np.array([1 + d.first_item for d in domains])
+        self.tables: list[list[np.ndarray]] = []
+        self.encoder = ""
+        seen: tuple[str, int, str] | None = None
+        for part in [suffix] + ([suffix_aug] if suffix_aug else []):
+            tables = []
+            for domain in domains:
+                path = domain.folder / f"{domain.name}.{part}"
+                if part == suffix_aug and not path.is_file():
+                    raise UserError(
+                        f"no word-drop features: {path} does not exist; make it with `python -m dataset_tools.features "
+                        f"{domain.folder} --word_drop 0.15` and the encoder of {suffix}, or set item_drop_coefficient=1"
+                    )
+                table, encoder = open_features(path, domain.n_items, width)
+                found = (f"{domain.name}.{part}", table.shape[1], encoder)
+                seen = seen or found
+                if found[1] != seen[1]:
+                    raise UserError(
+                        f"feature files differ in width: {seen[0]} has {seen[1]} and {found[0]} has {found[1]}; encode "
+                        "one of the domains again with the encoder of the other"
+                    )
+                if encoder and seen[2] and encoder != seen[2]:
+                    raise UserError(
+                        f"feature files differ in encoder: {seen[0]} is of {seen[2]} and {found[0]} of {encoder}; "
+                        "encode one of the domains again with the encoder of the other"
+                    )
+                self.encoder = self.encoder or encoder
+                _check_finite(path, table)
+                if scaling != "none":
+                    full = torch.from_numpy(np.vstack([np.zeros_like(table[:1]), table]).astype(np.float32))
+                    table = scale_features(full, scaling)[1:].numpy()
+                tables.append(table)
+            self.tables.append(tables)
+        self.width = self.tables[0][0].shape[1]
+
+    def __getitem__(self, ids: Tensor) -> Tensor:
+        """float32 [k, d_plm] rows of int64 ids [k], ascending; row of id 0 is zero."""
+        rows = np.zeros((len(ids), self.width), dtype=np.float32)
+        numbers = ids.numpy()
+        for part, tables in enumerate(self.tables):
+            for start, table in zip(self.starts + part * self.n_items, tables, strict=True):
+                low, high = np.searchsorted(numbers, [start, start + len(table)])
+                if high > low:
+                    rows[low:high] = table[numbers[low:high] - start]
+        return torch.from_numpy(rows)
+
+    def on(self, device: torch.device) -> Tensor:
+        """All rows [n_items, d_plm] (word-drop rows below them) on a device."""
+        ids = torch.arange(self.n_items * len(self.tables))
+        table = torch.empty(len(ids), self.width, device=device)
+        for block in ids.split(1 << 16):
+            table[block[0] : block[-1] + 1] = self[block].to(device)
+        return table
+
+
+def _check_finite(path: Path, table: np.ndarray) -> None:
+    for first in range(0, len(table), FEATURE_CHECK_ROWS):
+        if not np.isfinite(table[first : first + FEATURE_CHECK_ROWS].sum(dtype=np.float64)):
+            raise UserError(f"{path} holds NaN or infinity; {encode_hint(path.parent)}")
+
+
+def _read_description(folder: Path, name: str) -> tuple[dict[str, Any], list[DomainInfo]]:
+    path = folder / f"{name}.mixture.json"
+    if not path.is_file():
+        raise UserError(
+            f"{name!r} is no mixture: {path} does not exist; make it with `python -m dataset_tools.mixture DOMAIN ... "
+            f"--name {name} --data {folder.parent}`"
+        )
+    again = "make the mixture again with `python -m dataset_tools.mixture ... --overwrite`"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        domains = [
+            DomainInfo(str(d["name"]), (folder / d["folder"]).resolve(), int(d["first_item"]), int(d["n_items"]))
+            for d in found["domains"]
+        ]
+        n_items, n_users = int(found["n_items"]), int(found["n_users"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a description of a mixture ({error!r}); {again}") from error
+    ends = np.cumsum([0, *(d.n_items for d in domains)])
+    if not domains or n_items != ends[-1] or [d.first_item for d in domains] != ends[:-1].tolist():
+        raise UserError(f"{path} does not add up: its domains do not number its {n_items} items; {again}")
+    for domain in domains:
+        if not domain.folder.is_dir():
+            raise UserError(
+                f"the domain {domain.name} of {name} is missing: no folder {domain.folder}; put it back, or make the "
+                "mixture again without it"
+            )
+    return {"n_items": n_items, "n_users": n_users}, domains
+
+
+class MixtureDataset:
+    """What RecBole's ``create_dataset`` hands out for pre-training.
+
+    Parameters
+    ----------
+    config
+        Reads ``data_path``, ``dataset``, ``MAX_ITEM_LIST_LENGTH``, ``plm_suffix``, ``plm_suffix_aug``, ``plm_size``,
+        ``item_drop_coefficient``, ``feature_scaling`` and ``valid_users``.
+
+    Attributes
+    ----------
+    items
+        int32 [n_interactions], memory-mapped global item indices.
+    offsets
+        int64 [n_users + 1].
+    train_users, valid_users
+        int64 [...], users that train and, in each domain, users that are held out as a whole.
+
+    Raises
+    ------
+    UserError
+        If a file is missing or broken, an item belongs to no domain, or features do not fit.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self.config, self.dataset_name = config, config["dataset"]
+        folder, name = Path(config["data_path"]), config["dataset"]
+        if not folder.is_dir():
+            raise UserError(f"no mixture {name!r}: no folder {folder}; see `python -m dataset_tools.mixture --help`")
+        counts, self.domains = _read_description(folder, name)
+        self.items = self._load(folder / f"{name}.items.npy", np.int32)
+        self.offsets = np.asarray(self._load(folder / f"{name}.offsets.npy", np.int64))
+        self.user_domain = np.asarray(self._load(folder / f"{name}.user_domain.npy", np.int16))
+        self._check(folder, counts)
+        wants_words = float(config["item_drop_coefficient"]) < 1
+        self.features = MixtureFeatures(
+            self.domains, config["plm_suffix"], config["plm_suffix_aug"] if wants_words else None, config["plm_size"],
+            config["feature_scaling"] or "none",
+        )  # fmt: skip
+        self.window = int(config["MAX_ITEM_LIST_LENGTH"])
+        self.user_num, self.item_num = counts["n_users"] + 1, counts["n_items"] + 1
+        self.train_users, self.valid_users = self._hold_out(int(config["valid_users"] or 0))
+
+    def _load(self, path: Path, dtype: type) -> np.ndarray:
+        try:
+            found = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read {path}: {error}; make the mixture again with --overwrite") from error
+        if found.dtype != dtype or found.ndim != 1:
+            raise UserError(f"{path} holds {found.dtype} {list(found.shape)}, not {np.dtype(dtype)} [n]; make it again")
+        return found
+
+    def _check(self, folder: Path, counts: dict[str, int]) -> None:
+        again = "make the mixture again with --overwrite"
+        o, n_users = self.offsets, counts["n_users"]
+        if len(o) != n_users + 1 or o[0] != 0 or o[-1] != len(self.items) or (np.diff(o) < 0).any():
+            raise UserError(f"the offsets in {folder} do not fit the items (a torn file?); {again}")
+        if len(self.user_domain) != n_users or (
+            n_users and not 0 <= self.user_domain.min() <= self.user_domain.max() < len(self.domains)
+        ):
+            raise UserError(f"{folder} has users of an unknown domain; {again}")
+        low = np.array([d.first_item for d in self.domains])
+        high = low + [d.n_items for d in self.domains]
+        for first in range(0, n_users, 1 << 18):  # block by block, as the array may be larger than the memory
+            last = min(n_users, first + (1 << 18))
+            domain = np.repeat(self.user_domain[first:last], np.diff(o[first : last + 1]))
+            part = self.items[o[first] : o[last]]
+            wrong = np.flatnonzero((part < low[domain]) | (part >= high[domain]))
+            if len(wrong):
+                raise UserError(
+                    f"{folder} holds the item {part[wrong[0]]}, which is not of the domain of its user "
+                    f"({self.domains[domain[wrong[0]]].name}) or of no domain at all; {again}"
+                )
+
+    def _hold_out(self, per_domain: int) -> tuple[np.ndarray, np.ndarray]:
+        """Users of two items or more are held out by a hash of their number, the same ones in every run."""
+        length = np.diff(self.offsets)
+        usable = length >= 2
+        drawn = hashed_uniform(np.arange(len(length), dtype=np.uint64), 0)
+        held = np.zeros(len(length), dtype=bool)
+        for number in range(len(self.domains)):
+            users = np.flatnonzero(usable & (self.user_domain == number))
+            n = min(per_domain, int(HELD_OUT_SHARE * len(users)))
+            held[users[np.argsort(drawn[users], kind="stable")[:n]]] = True
+        train = np.flatnonzero(usable & ~held)
+        if not len(train):
+            raise UserError(f"{self.dataset_name} has no user with two items or more; use larger domains")
+        return train, np.flatnonzero(held)
+
+    def num(self, field: str) -> int:
+        """Number of users or items, padding included, as RecBole's ``Dataset.num``."""
+        return self.user_num if field == self.config["USER_ID_FIELD"] else self.item_num
+
+    def build(self) -> list[MixtureDataset]:
+        """The same set three times: loaders know which users are theirs."""
+        return [self, self, self]
+
+    @cached_property
+    def pair_offsets(self) -> np.ndarray:
+        """int64 [n_train_users + 1]: (history, next item) pairs of the training users before each."""
+        counts = self.offsets[self.train_users + 1] - self.offsets[self.train_users] - 1
+        return np.r_[0, np.cumsum(counts)]
+
+    def __len__(self) -> int:
+        return int(self.pair_offsets[-1])
+
+    def pairs(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Start of the history and place of the next item, int64 [k], of the pairs `index` (0 to len − 1)."""
+        owner = np.searchsorted(self.pair_offsets, index, side="right") - 1
+        begin = self.offsets[self.train_users[owner]]
+        target = begin + 1 + index - self.pair_offsets[owner]
+        return np.maximum(begin, target - self.window), target
+
+    @cached_property
+    def domain_pairs(self) -> np.ndarray:
+        """int64 [n_domains + 1]: pairs of the domains before each (users stand by domain)."""
+        first = np.searchsorted(self.user_domain[self.train_users], np.arange(len(self.domains) + 1))
+        return self.pair_offsets[first]
+
+    def held_out(self, domain: int) -> Rows:
+        """Histories of the held-out users of a domain, with their last items to predict."""
+        users = self.valid_users[self.user_domain[self.valid_users] == domain]
+        target = self.offsets[users + 1] - 1
+        return cut_rows(self.items, np.maximum(self.offsets[users], target - self.window), target)
+
+
+@dataclass
+class PretrainBatch:
+    """The rows of one process, in two views, over the distinct items of both.
+
+    Attributes
+    ----------
+    unique
+        int64 [U] distinct ids, ascending (see the module).
+    features
+        float32 [U, d_plm], or None where the table lies on the device.
+    plain, view
+        Packed histories whose ``item`` counts rows of `unique`; ``target`` is not used.
+    plain_order, view_order
+        int64 [b]: output of row i of the batch.
+    target
+        int64 [b] rows of `unique`: the next items.
+    ids
+        int64 [B] next items of the global batch.
+    sizes
+        Rows of each process; this one has ``sizes[rank]``.
+    """
+
+    unique: Tensor
+    features: Tensor | None
+    plain: PackedBatch
+    plain_order: Tensor
+    view: PackedBatch
+    view_order: Tensor
+    target: Tensor
+    ids: Tensor
+    sizes: list[int]
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def to(self, device: torch.device | str) -> PretrainBatch:
+        """Copy to a device."""
+
+        def move(value: Any) -> Any:
+            return value.to(device) if isinstance(value, Tensor | PackedBatch) else value
+
+        return PretrainBatch(**{name: move(getattr(self, name)) for name in self.__dataclass_fields__})
+
+
+def make_batch(
+    plain: Rows, view: Rows, ids: Tensor, sizes: list[int], lengths: Tensor, features: Any, n_ids: int
+) -> PretrainBatch:
+    """Pack two views of the same rows over their distinct items."""
+    packs = [rows.pack(lengths) for rows in (plain, view)]
+    target = plain.target
+    seen = torch.zeros(n_ids, dtype=torch.bool)  # faster than a sort
+    for found in (packs[0][0].item, packs[1][0].item, target):
+        seen[found] = True
+    unique = seen.nonzero().squeeze(1)
+    row_of = torch.empty(n_ids, dtype=torch.int64)
+    row_of[unique] = torch.arange(len(unique))
+    for packed, _ in packs:
+        packed.item = row_of[packed.item]
+    inverse = [torch.empty_like(order).scatter_(0, order, torch.arange(len(order))) for _, order in packs]
+    (a, _), (b, _) = packs
+    gathered = features[unique] if features is not None else None
+    return PretrainBatch(unique, gathered, a, inverse[0], b, inverse[1], row_of[target], ids, sizes)
+
+
+class PretrainLoader:
+    """Batches of (history, next item) pairs of all domains, in a new order each epoch.
+
+    Parameters
+    ----------
+    dataset
+        What to draw from.
+    batch_size
+        Rows of the global batch; those of one epoch differ by one at most.
+    augmentation
+        How the second view is made.
+    seed
+        With it, the epoch and the step a batch is determined.
+    domain_sampling
+        Temperature T: a domain with n pairs gets a share proportional to n^(1/T) of the epoch; 1 is proportional,
+        large T is uniform. Small domains are then repeated.
+    world
+        The processes; each gets its rows of every batch.
+    gather
+        Whether batches bring the features of their items along (False: the table lies on the device).
+
+    Raises
+    ------
+    UserError
+        If a batch would have no negatives.
+    """
+
+    def __init__(
+        self, dataset: MixtureDataset, batch_size: int, augmentation: Augmentation, seed: int,
+        domain_sampling: float = 1.0, world: World | None = None, gather: bool = True,
+    ) -> None:  # fmt: skip
+        if not domain_sampling > 0:
+            raise UserError(f"domain_sampling is a temperature and must be positive, not {domain_sampling}")
+        self.dataset, self.augmentation, self.seed = dataset, augmentation, seed
+        self.world, self.gather = world or World(), gather
+        self.temperature, self.epoch, self.first_step = domain_sampling, 0, 0
+        n_pairs = len(dataset)
+        least = 2 * self.world.size
+        if batch_size < least or n_pairs < least:
+            raise UserError(
+                f"a batch of {min(batch_size, n_pairs)} pairs is too small: every process needs 2 or more, so that "
+                f"there are negatives; set train_batch_size to {least} at least, and give more data"
+            )
+        self.n_batches = max(1, min(round(n_pairs / batch_size), n_pairs // least))
+        self.lengths = bucket_lengths(dataset.window)
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def start_at(self, epoch: int, step: int = 0) -> None:
+        """Choose the epoch of the next pass, and its first step."""
+        self.epoch, self.first_step = epoch, step
+
+    def order(self, epoch: int) -> np.ndarray:
+        """int64 [n_pairs]: the pairs of an epoch."""
+        rng = np.random.default_rng([self.seed, epoch])
+        n_pairs = len(self.dataset)
+        if self.temperature == 1:
+            return rng.permutation(n_pairs)
+        bounds = self.dataset.domain_pairs
+        counts = np.diff(bounds).astype(np.float64)
+        share = np.where(counts > 0, np.maximum(counts, 1) ** (1 / self.temperature), 0)
+        quota = np.diff(np.r_[0, np.round(np.cumsum(share / share.sum()) * n_pairs)].astype(np.int64))
+        parts = []
+        for first, n, wanted in zip(bounds[:-1], counts.astype(np.int64), quota, strict=True):
+            passes = [rng.permutation(n) for _ in range(-(-wanted // n) if n else 0)]
+            parts.append(first + np.concatenate([*passes, np.empty(0, dtype=np.int64)])[:wanted])
+        mixed = np.concatenate(parts)
+        return mixed[rng.permutation(len(mixed))]
+
+    def __iter__(self) -> Iterator[PretrainBatch]:
+        order = self.order(self.epoch)
+        cuts = np.linspace(0, len(order), self.n_batches + 1).astype(np.int64)
+        for step in range(self.first_step, self.n_batches):
+            yield self.batch(order, int(cuts[step]), int(cuts[step + 1]), step)
+        self.epoch, self.first_step = self.epoch + 1, 0
+
+    def batch(self, order: np.ndarray, first: int, last: int, step: int) -> PretrainBatch:
+        """The part of this process of the global batch ``order[first:last]``."""
+        start, target = self.dataset.pairs(order[first:last])
+        ids = torch.from_numpy(self.dataset.items[target].astype(np.int64) + 1)
+        bounds = np.linspace(0, last - first, self.world.size + 1).astype(np.int64)
+        mine = slice(bounds[self.world.rank], bounds[self.world.rank + 1])
+        rows = cut_rows(self.dataset.items, start[mine], target[mine])
+        numbers = torch.arange(first, last)[mine]
+        view = self.augmentation.view(rows, numbers, self.epoch, step)
+        features = self.dataset.features if self.gather else None
+        n_ids = self.dataset.features.n_items * 2
+        return make_batch(rows, view, ids, np.diff(bounds).tolist(), self.lengths, features, n_ids)
+
+
+__all__ = ["MixtureDataset", "PretrainBatch", "PretrainLoader", "make_batch", "mix_seed"]

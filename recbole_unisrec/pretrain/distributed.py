@@ -1,0 +1,143 @@
+"""Processes that train one model together, started by ``torchrun``: gradients summed, negatives shared.
+
+Each process computes the loss of its own rows against the keys of all processes, so that the sum over processes is the
+loss of one process with the whole batch; so are the gradients, because the gather hands gradients back to the process
+that made a key.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from recbole_unisrec.errors import UserError
+
+TIMEOUT = datetime.timedelta(minutes=30)  # a rank may wait while rank 0 writes
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the others."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes and prints."""
+        return self.rank == 0
+
+
+def local_rank() -> int | None:
+    """Number of the process on its machine under ``torchrun``, else None."""
+    return int(os.environ["LOCAL_RANK"]) if "WORLD_SIZE" in os.environ and "LOCAL_RANK" in os.environ else None
+
+
+def start(backend: str | None = None) -> World:
+    """Join the other processes, if ``torchrun`` started several.
+
+    Parameters
+    ----------
+    backend
+        ``nccl`` or ``gloo``; None takes nccl where a GPU is.
+
+    Raises
+    ------
+    UserError
+        If the processes cannot reach one another, or the backend is not there.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return World()
+    if not dist.is_initialized():
+        chosen = backend or ("nccl" if torch.cuda.is_available() else "gloo")
+        try:
+            dist.init_process_group(chosen, timeout=TIMEOUT)
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"cannot start {size} processes with {chosen}: {str(error).splitlines()[0]}") from error
+    return World(dist.get_rank(), dist.get_world_size())
+
+
+def stop() -> None:
+    """Leave the group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, sizes: Sequence[int], rank: int) -> Tensor:
+        ctx.sizes, ctx.rank = sizes, rank
+        most = max(sizes)
+        padded = x.new_zeros(most, *x.shape[1:])
+        padded[: len(x)] = x
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:n] for part, n in zip(parts, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        grad = grad_outputs[0].contiguous()
+        dist.all_reduce(grad)  # every process has a part of the gradient of every key
+        first = sum(ctx.sizes[: ctx.rank])
+        return grad[first : first + ctx.sizes[ctx.rank]], None, None
+
+
+def gather(x: Tensor, sizes: Sequence[int], world: World) -> Tensor:
+    """Rows of all processes, in their order, with gradient.
+
+    Parameters
+    ----------
+    x
+        [b, d] rows of this process, b = ``sizes[world.rank]``.
+    sizes
+        Rows of each process.
+
+    Returns
+    -------
+    Tensor
+        [Σ sizes, d].
+    """
+    if world.size == 1:
+        return x
+    gathered = _Gather.apply(x, sizes, world.rank)
+    assert isinstance(gathered, Tensor)
+    return gathered
+
+
+def sum_gradients(parameters: Iterable[torch.nn.Parameter], world: World) -> None:
+    """Replace each gradient by the sum over processes, in one message."""
+    if world.size == 1:
+        return
+    chosen = [p for p in parameters if p.requires_grad]
+    flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in chosen])
+    dist.all_reduce(flat)
+    for p, part in zip(chosen, flat.split([p.numel() for p in chosen]), strict=True):
+        p.grad = part.view_as(p)
+
+
+def sum_over(values: Tensor, world: World) -> Tensor:
+    """Sum of a tensor over processes."""
+    if world.size > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def copy_from_first(tensors: Iterable[Tensor], world: World) -> None:
+    """Give every process the first one's values."""
+    if world.size > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
+
+
+def barrier(world: World) -> None:
+    """Wait for the others."""
+    if world.size > 1:
+        dist.barrier()

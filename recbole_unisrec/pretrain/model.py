@@ -1,0 +1,79 @@
+"""UniSRec with the two contrastive tasks of pre-training (paper section 3.3)."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recbole_unisrec.data.features import FeatureTable
+from recbole_unisrec.errors import UserError
+from recbole_unisrec.model.unisrec import UniSRec
+from recbole_unisrec.pretrain.contrast import MASKINGS, contrast
+from recbole_unisrec.pretrain.dataset import MixtureDataset, PretrainBatch
+from recbole_unisrec.pretrain.distributed import World, gather
+
+
+class UniSRecPretrain(UniSRec):
+    """`UniSRec` that holds no table of items: batches bring the features of their distinct items.
+
+    Parameters
+    ----------
+    config
+        As `UniSRec`; also ``lambda`` and ``contrastive_masking``.
+    dataset
+        A `MixtureDataset`.
+    """
+
+    def __init__(self, config: Any, dataset: MixtureDataset) -> None:
+        empty = FeatureTable(torch.zeros(1, dataset.features.width), dataset.features.encoder)
+        settings = _Override(config, feature_scaling="none", train_stage="pretrain")  # the dataset has scaled
+        super().__init__(settings, SimpleNamespace(num=lambda field: 1, features=empty))
+        self.weight_seq = float(config["lambda"])
+        self.masking = config["contrastive_masking"] or MASKINGS[0]
+        if self.masking not in MASKINGS:
+            raise UserError(f"unknown contrastive_masking {self.masking!r}; choose one of {', '.join(MASKINGS)}")
+        if not self.temperature > 0:
+            raise UserError(f"temperature must be positive, not {self.temperature}")
+        self.world = World()
+
+    def use_table(self, table: Tensor) -> None:
+        """Keep the features of all items on the device (`MixtureFeatures.on`)."""
+        self.features = table
+
+    def task_losses(self, batch: PretrainBatch) -> tuple[Tensor, Tensor]:
+        """Sequence-item and sequence-sequence loss (Eq. 8, 9): this process's part of the mean over the global batch."""
+        x = self.features[batch.unique] if batch.features is None else batch.features
+        table = self.moe_adaptor(x)  # (U, d)
+        seq_output = self.packed_outputs(batch.plain, table)[batch.plain_order]  # (b, d)
+        seq_output_aug = self.packed_outputs(batch.view, table)[batch.view_order]  # (b, d)
+        items = self.scaled(table[batch.target])  # (b, d)
+        kind = seq_output.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else seq_output.dtype
+        first = sum(batch.sizes[: self.world.rank])
+        ids = batch.ids[first : first + len(batch)]
+
+        def task(key: Tensor) -> Tensor:
+            exact = key if key.dtype == torch.float64 else key.float()  # not every backend sends half precision
+            keys = gather(exact, batch.sizes, self.world)
+            loss = contrast(seq_output, keys, ids, self.temperature, self.masking, batch.ids, first, dtype)
+            return loss / len(batch.ids)
+
+        return task(items), task(seq_output_aug)
+
+    def calculate_loss(self, interaction: Any) -> Tensor:
+        """ℓ_SI + λ·ℓ_SS (Eq. 10), scalar."""
+        seq_item, seq_seq = self.task_losses(interaction)
+        return seq_item + self.weight_seq * seq_seq
+
+
+class _Override:
+    """A configuration with some settings replaced."""
+
+    def __init__(self, config: Any, **settings: Any) -> None:
+        self._config, self._settings = config, settings
+
+    def __getitem__(self, name: str) -> Any:
+        return self._settings[name] if name in self._settings else self._config[name]

@@ -1,0 +1,158 @@
+"""``--train_stage pretrain``: one run from settings to checkpoints."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from recbole.config import Config
+from recbole.data import create_dataset
+from recbole.data.utils import get_dataloader
+from recbole.utils import init_seed
+
+from recbole_unisrec.errors import UserError
+from recbole_unisrec.memory import keep_freed_memory
+from recbole_unisrec.pretrain import distributed
+from recbole_unisrec.pretrain.dataset import MixtureDataset, PretrainLoader
+from recbole_unisrec.pretrain.model import UniSRecPretrain
+from recbole_unisrec.pretrain.trainer import UniSRecPretrainTrainer
+from recbole_unisrec.pretrain.views import Augmentation
+from recbole_unisrec.quick_start import say, start_logging
+
+MODEL = "UniSRecPretrain"
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """What one run left.
+
+    Attributes
+    ----------
+    folder
+        Of the run: checkpoints, ``best``, ``history.json`` and ``gates.png``.
+    history
+        One record an epoch: losses of the tasks, seconds, validation, gate.
+    best
+        The record with the best validation, if there was validation.
+    """
+
+    folder: Path
+    history: list[dict[str, Any]]
+    best: dict[str, Any] | None
+
+
+def rank_settings() -> dict[str, Any]:
+    """Settings that ``torchrun`` calls for: each process its own GPU, progress from the first one only."""
+    number = distributed.local_rank()
+    if number is None:
+        return {}
+    settings: dict[str, Any] = {"gpu_id": str(number)}
+    if int(os.environ.get("RANK", "0")):
+        settings["show_progress"] = False
+    return settings
+
+
+def make_loader(config: Config, dataset: MixtureDataset, world: distributed.World) -> PretrainLoader:
+    """The loader that the settings describe."""
+    augmentation = Augmentation(
+        float(config["item_drop_ratio"]),
+        float(config["item_drop_coefficient"]),
+        dataset.features.n_items,
+        int(config["seed"]),
+    )
+    return PretrainLoader(
+        dataset, int(config["train_batch_size"]), augmentation, int(config["seed"]),
+        float(config["domain_sampling"]), world, gather=not on_device(config),
+    )  # fmt: skip
+
+
+def on_device(config: Config) -> bool:
+    """Whether the feature table goes to the device as a whole (``features_on``)."""
+    where = config["features_on"] or "auto"
+    if where not in ("auto", "device", "disk"):
+        raise UserError(f"unknown features_on {where!r}; choose one of auto, device, disk")
+    return where == "device" or (where == "auto" and config["device"].type == "cuda")
+
+
+def pretrain(config: Config, resume: bool = False, verbose: bool = False) -> PretrainResult:
+    """Pre-train on a mixture.
+
+    Parameters
+    ----------
+    config
+        Of the model ``UniSRecPretrain`` (see `settings.build_config`).
+    resume
+        Go on with the newest sound checkpoint of the run's folder.
+    verbose
+        Show RecBole's log on the console too.
+
+    Raises
+    ------
+    UserError
+        If settings, mixture or checkpoints do not fit, or the loss is not finite.
+    """
+    world = distributed.start(config["backend"])
+    try:
+        return _run(config, world, resume, verbose)
+    finally:
+        distributed.stop()
+
+
+def _run(config: Config, world: distributed.World, resume: bool, verbose: bool) -> PretrainResult:
+    started = time.perf_counter()
+    tell = say if world.first else (lambda line: None)
+    start_logging(config, verbose and world.first)
+    keep_freed_memory()
+    init_seed(config["seed"], config["reproducibility"])
+    dataset = create_dataset(config)
+    train_data = get_dataloader(config, "train")(config, dataset, None)
+    init_seed(config["seed"], config["reproducibility"])
+    model = UniSRecPretrain(config, dataset)
+    model.world = world
+    model = model.to(config["device"])
+    if on_device(config):
+        model.use_table(dataset.features.on(config["device"]))
+    trainer = UniSRecPretrainTrainer(config, model)
+    trainer.say = tell
+    n_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    names = [d.name for d in dataset.domains]
+    tell(
+        f"pre-training on {config['dataset']} ({', '.join(names)}): {len(dataset.train_users):,} users, "
+        f"{dataset.item_num - 1:,} items, {len(dataset):,} pairs in {len(train_data)} steps an epoch, "
+        f"{len(dataset.valid_users):,} users held out, {n_parameters:,} parameters, {world.size} "
+        f"process{'es' if world.size > 1 else ''} on {config['device'].type}"
+    )
+    if trainer.transfer is not None:
+        tell(str(trainer.transfer))
+    if resume:
+        tell(trainer.resume(train_data))
+
+    def report(epoch: int, record: dict[str, Any]) -> None:
+        valid = record.get("valid")
+        score = "".join(
+            f"  {name} {m['hit@10']:.4f}/{m['ndcg@10']:.4f}" for name, m in valid.items()
+        ) if valid else ""  # fmt: skip
+        in_use = "/".join(f"{n:.1f}" for n in record["experts_in_use"])
+        tell(
+            f"epoch {epoch:>3}  loss {record['loss']:.4f}  seq-item {record['seq_item']:.4f}  seq-seq "
+            f"{record['seq_seq']:.4f}  experts {in_use}  {record['seconds']:.0f} s "
+            f"({record['rows_per_second']:.0f} pairs/s)" + (f"  HIT/NDCG@10{score}" if score else "")
+        )
+
+    _, best = trainer.fit(train_data, show_progress=bool(config["show_progress"]), callback_fn=report)
+    tell(f"done in {time.perf_counter() - started:.0f} s; checkpoints in {trainer.folder}")
+    if best is not None:
+        tell(f"best zero-shot validation in epoch {best['epoch']}: use --pretrained {trainer.folder / 'best'}")
+    return PretrainResult(trainer.folder, trainer.history, best)
+
+
+def loader_for(config: Any, dataset: Any, sampler: Any, shuffle: bool = True) -> PretrainLoader:
+    """What RecBole's ``get_dataloader`` hands out for each phase of pre-training."""
+    world = distributed.World()
+    if torch.distributed.is_initialized():
+        world = distributed.World(torch.distributed.get_rank(), torch.distributed.get_world_size())
+    return make_loader(config, dataset, world)

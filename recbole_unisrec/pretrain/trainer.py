@@ -1,0 +1,342 @@
+"""The pre-training loop: resumable at every step, checked for NaN, validated on held-out users."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dataset_tools.common import write_text
+from recbole_unisrec.data.sequences import bucket_lengths
+from recbole_unisrec.errors import UserError
+from recbole_unisrec.metrics import rank_metrics
+from recbole_unisrec.model.losses import target_ranks
+from recbole_unisrec.pretrain import checkpoint as store
+from recbole_unisrec.pretrain.dataset import PretrainLoader
+from recbole_unisrec.pretrain.distributed import World, barrier, copy_from_first, sum_gradients, sum_over
+from recbole_unisrec.pretrain.gates import GateSpread, gate_spread, plot_gates
+from recbole_unisrec.pretrain.model import UniSRecPretrain
+from recbole_unisrec.pretrain.views import mix_seed
+from recbole_unisrec.trainer import NAN_CHECK_EVERY, PackedTrainer
+
+TASKS = ("seq_item", "seq_seq")
+VALID_METRICS, VALID_TOPK, VALID_BEST = ("hit", "ndcg"), (10,), "ndcg@10"
+BLOCK = 4096
+
+
+def run_folder(config: Any) -> Path:
+    """Where the checkpoints of a run lie."""
+    return Path(config["checkpoint_dir"]) / f"UniSRec-{config['dataset']}"
+
+
+class UniSRecPretrainTrainer(PackedTrainer):
+    """Trains `UniSRecPretrain`; the state of a run is a function of (settings, epoch, step), but for the weights.
+
+    Parameters
+    ----------
+    config
+        Reads, beside RecBole's training settings, ``save_step``, ``save_batches``, ``keep_checkpoints``,
+        ``valid_every``, ``stopping_step`` and ``precision``.
+    model
+        Its ``world`` says which process this is.
+
+    Raises
+    ------
+    UserError
+        If the loss becomes NaN or infinite (the last good checkpoint stays), or a folder cannot be written.
+    """
+
+    model: UniSRecPretrain
+
+    def __init__(self, config: Any, model: UniSRecPretrain) -> None:
+        super().__init__(config, model)
+        self.world: World = model.world
+        self.folder = run_folder(config)
+        self.save_step = int(config["save_step"] or 0)
+        self.save_batches = int(config["save_batches"] or 0)
+        self.keep = int(config["keep_checkpoints"] or 1)
+        self.valid_every = int(config["valid_every"] or 0)
+        self.history: list[dict[str, Any]] = []
+        self.spreads: list[GateSpread] = []
+        self.begin, self.step, self.sums = 0, 0, [0.0, 0.0]
+        self.say: Callable[[str], None] = self.logger.info
+        copy_from_first(list(model.parameters()), self.world)
+
+    # --- checkpoints
+
+    def _meta(self, epoch: int) -> dict[str, Any]:
+        from recbole_unisrec.quick_start import plain, versions
+
+        return {
+            "model": "UniSRec",
+            "dataset": self.config["dataset"],
+            "domains": [d.name for d in self.dataset.domains],
+            "encoder": self.dataset.features.encoder,
+            "width": self.dataset.features.width,
+            "epoch": epoch,
+            "n_parameters": sum(p.numel() for p in self.model.parameters()),
+            "versions": versions(),
+            "config": plain(self.config.final_config_dict),
+        }
+
+    def _optimizer_tensors(self) -> dict[str, Tensor]:
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        return {
+            f"{names[parameter]}/{key}": torch.as_tensor(value)
+            for parameter, state in self.optimizer.state.items()
+            for key, value in state.items()
+        }
+
+    def _set_optimizer(self, tensors: dict[str, Tensor]) -> None:
+        parameters = dict(self.model.named_parameters())
+        for full, tensor in tensors.items():
+            name, _, key = full.rpartition("/")
+            parameter = parameters[name]
+            on_device = key != "step" or self.optimizer.param_groups[0].get("fused")
+            self.optimizer.state[parameter][key] = tensor.to(parameter.device) if on_device else tensor
+
+    def _save(self, epoch: int, step: int, finished: bool = False) -> None:
+        """Write a checkpoint that goes on with step `step` of epoch `epoch`."""
+        if not self.world.first:
+            return
+        progress = {
+            "epoch": epoch,
+            "step": step,
+            "seed": self.config["seed"],
+            "sums": self.sums,
+            "history": self.history,
+            "finished": finished,
+            "same": self._same(),
+        }
+        total = epoch * len(self.loader) + step
+        training = store.TrainingState(self._optimizer_tensors(), progress)
+        path = self.folder / f"step-{total:08}"
+        store.save_checkpoint(path, self.model.state_dict(), self._meta(epoch), training)
+        store.prune(self.folder, self.keep)
+        self.logger.info(f"saved {path}")
+
+    def _same(self) -> dict[str, Any]:
+        """What must not change between the parts of a run."""
+        names = ("train_batch_size", "seed", "item_drop_ratio", "item_drop_coefficient", "domain_sampling", "lambda",
+                 "temperature", "contrastive_masking", "MAX_ITEM_LIST_LENGTH", "valid_users", "learner")  # fmt: skip
+        return {**{name: self.config[name] for name in names}, "pairs": len(self.dataset), "steps": len(self.loader)}
+
+    def resume(self, train_data: PretrainLoader) -> str:
+        """Go on from the newest sound checkpoint of the run's folder; says from which.
+
+        Raises
+        ------
+        UserError
+            If all are torn, or the settings that determine the batches have changed.
+        """
+        self.loader, self.dataset = train_data, train_data.dataset
+        found = store.latest_checkpoint(self.folder)
+        if found is None:
+            return f"nothing to resume in {self.folder}; starting anew"
+        path, weights, _, training, passed = found
+        before, now = training.progress["same"], self._same()
+        changed = [name for name in now if before.get(name) != now[name]]
+        if changed:
+            name = changed[0]
+            raise UserError(
+                f"{path} was made with {name} {before.get(name)}, now it is {now[name]}; resume with the same settings "
+                "and data, or start in another checkpoint_dir"
+            )
+        from recbole_unisrec.transfer import copy_weights
+
+        copy_weights(self.model, weights, str(path))
+        self._set_optimizer(training.optimizer)
+        self.begin, self.step = training.progress["epoch"], training.progress["step"]
+        self.sums, self.history = training.progress["sums"], training.progress["history"]
+        torn = "".join(f"torn checkpoint passed over: {line}\n" for line in passed)
+        return f"{torn}resumed from {path}: epoch {self.begin}, step {self.step}"
+
+    # --- training
+
+    def fit(
+        self, train_data: Any, valid_data: Any = None, verbose: bool = True, saved: bool = True,
+        show_progress: bool = False, callback_fn: Any = None,
+    ) -> tuple[float | None, dict[str, float] | None]:  # fmt: skip
+        """Train; RecBole's signature.
+
+        Parameters
+        ----------
+        train_data
+            A `PretrainLoader`.
+        valid_data
+            Not used: held-out users are the dataset's.
+        callback_fn
+            Called with the epoch and its record (losses, seconds, validation, gate).
+
+        Returns
+        -------
+        tuple
+            Best validation score and the record of its epoch; (None, None) without validation.
+        """
+        self.loader, self.dataset = train_data, train_data.dataset
+        epochs = int(self.config["epochs"])
+        if saved and self.world.first and self.begin == self.step == 0 and store.list_checkpoints(self.folder):
+            raise UserError(
+                f"{self.folder} holds the checkpoints of another run; add --resume to go on with it, or set checkpoint_dir"
+            )
+        if saved and self.world.first:
+            store.clean(self.folder)
+        barrier(self.world)
+        for epoch in range(self.begin, epochs):
+            record = self._epoch(epoch, show_progress and self.world.first, saved)
+            if self.valid_every and ((epoch + 1) % self.valid_every == 0 or epoch + 1 == epochs):
+                record["valid"] = self.validate()
+            self._gates(record, saved)
+            self.history.append(record)
+            self.begin, self.step, self.sums = epoch + 1, 0, [0.0, 0.0]
+            stop = self._stops(epoch)
+            last = stop or epoch + 1 == epochs
+            if saved and self._is_best(record):
+                self._save_best(epoch + 1)
+            if saved and (last or (self.save_step and (epoch + 1) % self.save_step == 0)):
+                self._save(epoch + 1, 0, finished=last)
+            if saved and self.world.first:
+                write_text(self.folder / "history.json", json.dumps(self.history, indent=1) + "\n")
+            if callback_fn is not None:
+                callback_fn(epoch, record)
+            if stop:
+                break
+        scored = [r for r in self.history if "valid" in r]
+        if not scored:
+            return None, None
+        best = max(scored, key=self._score)
+        return self._score(best), best
+
+    def _epoch(self, epoch: int, show_progress: bool, saved: bool) -> dict[str, Any]:
+        started = time.perf_counter()
+        self.model.train()
+        self.loader.start_at(epoch, self.step)
+        sums = torch.tensor(self.sums, dtype=torch.float64, device=self.device)
+        n_steps, rank = len(self.loader), self.world.rank
+        check = 1 if self.device.type == "cpu" else NAN_CHECK_EVERY
+        first = self.step
+        bar = tqdm(
+            self.loader, desc=f"epoch {epoch:>3}", unit="step", leave=False, disable=not show_progress,
+            total=n_steps, initial=first,
+        )  # fmt: skip
+        n_rows = 0
+        for step, batch in enumerate(bar, first):
+            n_rows += len(batch.ids)
+            # dropout and gate noise follow from the step, so no random state needs to be kept
+            torch.manual_seed(mix_seed(int(self.config["seed"]), epoch, step, rank))
+            batch = batch.to(self.device)
+            self.optimizer.zero_grad(set_to_none=True)
+            with self.autocast():
+                seq_item, seq_seq = self.model.task_losses(batch)
+                loss = seq_item + self.model.weight_seq * seq_seq
+            loss.backward()
+            sum_gradients(self.model.parameters(), self.world)
+            parts = sum_over(torch.stack([seq_item.detach(), seq_seq.detach()]).double(), self.world)
+            sums = sums + parts
+            if (step % check == 0 or step + 1 == n_steps) and not torch.isfinite(sums).all():
+                raise UserError(self._nan(epoch, step, check))
+            if self.clip_grad_norm:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+            self.optimizer.step()
+            self.step = step + 1
+            if show_progress and (step % check == 0):
+                bar.set_postfix(loss=f"{float(sums[0]) / (step + 1):.4f}", refresh=False)
+            if saved and self.save_batches and (step + 1) % self.save_batches == 0 and step + 1 < n_steps:
+                self.sums = sums.tolist()
+                self._save(epoch, step + 1)
+        seconds = time.perf_counter() - started
+        mean = (sums / n_steps).tolist()
+        return {
+            "epoch": epoch,
+            **dict(zip(TASKS, mean, strict=True)),
+            "loss": mean[0] + self.model.weight_seq * mean[1],
+            "seconds": seconds,
+            "rows_per_second": n_rows / seconds,
+        }
+
+    def _nan(self, epoch: int, step: int, check: int) -> str:
+        kept = store.list_checkpoints(self.folder)
+        where = f"step {step}" if check == 1 or step == 0 else f"one of the {check} steps up to {step}"
+        good = f"the last good checkpoint is {kept[0]}" if kept else "no checkpoint was written yet"
+        return (
+            f"the loss is not finite at {where} of epoch {epoch}; {good}; lower learning_rate, set clip_grad_norm or use "
+            "precision=fp32, and --resume"
+        )
+
+    def _gates(self, record: dict[str, Any], saved: bool) -> None:
+        self.model.eval()
+        spread = gate_spread(self.model.moe_adaptor, self.dataset.features, self.dataset.domains, self.device)
+        record["gate_share"], record["experts_in_use"] = spread.share.tolist(), spread.effective.tolist()
+        names = [d.name for d in self.dataset.domains]
+        if self.world.first:
+            self.logger.info(f"epoch {record['epoch']} {spread.line(names)}")
+            if spread.collapsed:
+                self.say(f"warning: the gate has collapsed, {spread.line(names)}")
+            if saved:
+                import numpy as np
+
+                past = [GateSpread(np.array(r["gate_share"]), np.array(r["experts_in_use"])) for r in self.history]
+                numbers = [*(r["epoch"] for r in self.history), record["epoch"]]
+                plot_gates([*past, spread], numbers, names, self.folder / "gates.png")
+
+    # --- validation
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, dict[str, float]]:
+        """Zero-shot HIT and NDCG@10 of the last item of held-out users, among the items of their domain.
+
+        Returns
+        -------
+        dict
+            Metrics by domain, and ``mean`` over domains. The work is split over the processes.
+        """
+        self.model.eval()
+        lengths = bucket_lengths(self.dataset.window)
+        found: dict[str, dict[str, float]] = {}
+        for number, domain in enumerate(self.dataset.domains):
+            rows = self.dataset.held_out(number)
+            if not len(rows):
+                continue
+            base = domain.first_item
+            ids = torch.arange(1 + base, 1 + base + domain.n_items)
+            with self.autocast():
+                parts = [self.model.moe_adaptor(self.dataset.features[b].to(self.device)) for b in ids.split(BLOCK)]
+                table = torch.cat([torch.zeros_like(parts[0][:1]), *parts])
+                local = type(rows)(rows.items - base, rows.length)
+                packed, order = local.pack(lengths)
+                output = self.model.packed_outputs(packed.to(self.device), table)
+            target = local.target[order].to(self.device)
+            ranks = target_ranks(output.float(), self.model.scaled(table.float()), target)
+            found[domain.name] = dict(rank_metrics(ranks.cpu(), VALID_METRICS, VALID_TOPK))
+        if not found:
+            raise UserError("no users are held out (valid_users is 0 or domains are tiny); set valid_every=0")
+        names = next(iter(found.values()))
+        found["mean"] = {name: sum(f[name] for f in found.values()) / len(found) for name in names}
+        return found
+
+    @staticmethod
+    def _score(record: dict[str, Any]) -> float:
+        return float(record["valid"]["mean"][VALID_BEST])
+
+    def _is_best(self, record: dict[str, Any]) -> bool:
+        scored = [r for r in self.history if "valid" in r]
+        return "valid" in record and self._score(record) >= max(self._score(r) for r in scored)
+
+    def _stops(self, epoch: int) -> bool:
+        """Early stopping: `stopping_step` validations in a row without a better score; 0 never stops."""
+        patience = int(self.config["stopping_step"] or 0)
+        scored = [r for r in self.history if "valid" in r]
+        if not patience or not scored:
+            return False
+        best = max(range(len(scored)), key=lambda i: self._score(scored[i]))
+        return len(scored) - 1 - best >= patience
+
+    def _save_best(self, epoch: int) -> None:
+        if self.world.first:
+            store.save_checkpoint(self.folder / store.BEST, self.model.state_dict(), self._meta(epoch))

@@ -1,0 +1,198 @@
+"""Pre-training as a user runs it: learning, killing and resuming, torn checkpoints, NaN, several processes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from recbole_unisrec.errors import UserError
+from recbole_unisrec.pretrain import checkpoint as store
+from recbole_unisrec.pretrain.model import UniSRecPretrain
+from recbole_unisrec.pretrain.run import MODEL, PretrainResult, pretrain
+from recbole_unisrec.settings import build_config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(settings: dict[str, Any], resume: bool = False) -> PretrainResult:
+    return pretrain(build_config(MODEL, "ab", [], settings), resume)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    found = load_file(store.list_checkpoints(folder)[0] / store.MODEL)
+    return {name: tensor.clone() for name, tensor in found.items()}
+
+
+def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert set(a) == set(b)
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def command(settings: dict[str, Any], *more: str) -> list[str]:
+    given = [f"--{name}={value}" for name, value in settings.items()]
+    script = str(ROOT / "run_unisrec.py")
+    return [script, "--model", "UniSRec", "--dataset", "ab", "--train_stage", "pretrain", *given, *more]
+
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def test_learns_the_ring_and_writes_what_it_says(
+    mixture: Path, tiny: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = run({**tiny, "epochs": 12, "save_step": 5, "keep_checkpoints": 2, "stopping_step": 0})
+    losses = [r["loss"] for r in result.history]
+    assert losses[-1] < 0.7 * losses[0]
+    assert result.best is not None
+    assert result.best["valid"]["mean"]["ndcg@10"] > 0.5
+    assert set(result.best["valid"]) == {"a", "b", "mean"}
+    for record in result.history:
+        assert record["loss"] == pytest.approx(record["seq_item"] + 1e-3 * record["seq_seq"])
+        assert all(sum(row) == pytest.approx(1) for row in record["gate_share"])
+    steps = [int(p.name.removeprefix("step-")) for p in store.list_checkpoints(result.folder)]
+    assert len(steps) == 2
+    assert steps[0] == steps[1] * 12 // 10
+    assert (result.folder / "gates.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((result.folder / "history.json").read_text()) == result.history
+    printed = capsys.readouterr().out
+    assert "seq-item" in printed
+    state, meta = store.load_pretrained(result.folder)
+    assert meta["domains"] == ["a", "b"]
+    assert meta["encoder"] == "random CLS, max_length 512"
+    assert_equal(state, load_file(result.folder / "best" / store.MODEL))
+    with pytest.raises(UserError, match="--resume"):
+        run(tiny)
+    with pytest.raises(UserError, match="train_batch_size"):
+        run({**tiny, "train_batch_size": 64}, resume=True)
+
+
+def test_resumes_after_kill_at_any_moment(mixture: Path, tiny: dict[str, Any]) -> None:
+    settings = {**tiny, "epochs": 6, "save_batches": 2, "valid_every": 2, "checkpoint_dir": "whole"}
+    run(settings)
+    expected = weights(Path("whole") / "UniSRec-ab")
+    folder = Path("killed") / "UniSRec-ab"
+    settings["checkpoint_dir"] = "killed"
+    process = subprocess.Popen([sys.executable, *command(settings)], env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while process.poll() is None and len(store.list_checkpoints(folder)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL  # it had not ended by itself
+    assert store.list_checkpoints(folder)
+    killed_at = store.latest_checkpoint(folder)
+    assert killed_at is not None
+    assert not killed_at[3].progress["finished"]
+    run(settings, resume=True)
+    assert_equal(weights(folder), expected)
+    whole = json.loads((Path("whole") / "UniSRec-ab" / "history.json").read_text())
+    again = json.loads((folder / "history.json").read_text())
+    assert [r["loss"] for r in whole] == [r["loss"] for r in again]
+
+
+def test_a_torn_checkpoint_gives_way_to_the_one_before(
+    mixture: Path, tiny: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tiny)
+    folder = Path("saved") / "UniSRec-ab"
+    expected = weights(folder)
+    newest = store.list_checkpoints(folder)[0]
+    content = bytearray((newest / store.MODEL).read_bytes())
+    content[-3] ^= 1  # same size, another value
+    (newest / store.MODEL).write_bytes(content)
+    run(tiny, resume=True)
+    printed = capsys.readouterr().out
+    assert f"torn checkpoint passed over: {newest / store.MODEL}" in printed
+    assert "resumed from" in printed
+    assert_equal(weights(folder), expected)
+    for path in store.list_checkpoints(folder):
+        (path / store.OPTIMIZER).unlink()
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be used"):
+        run(tiny, resume=True)
+
+
+def test_half_written_checkpoints_are_not_seen(mixture: Path, tiny: dict[str, Any]) -> None:
+    run({**tiny, "epochs": 1})
+    folder = Path("saved") / "UniSRec-ab"
+    newest = store.list_checkpoints(folder)[0]
+    half = folder / f".{newest.name}.abc.tmp"
+    shutil.copytree(newest, half)
+    (half / store.PROGRESS).unlink()
+    replaced = folder / f".{newest.name}.old.tmp"
+    newest.rename(replaced)  # killed between the two renames of a replacement
+    assert store.latest_checkpoint(folder) is None
+    store.clean(folder)
+    assert store.latest_checkpoint(folder) is not None
+    assert not half.exists()
+
+
+def test_nan_stops_and_keeps_the_last_good_checkpoint(
+    mixture: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run({**tiny, "epochs": 1})
+    folder = Path("saved") / "UniSRec-ab"
+    good = weights(folder)
+    original = UniSRecPretrain.task_losses
+    calls = []
+
+    def spoilt(self: Any, batch: Any) -> Any:
+        calls.append(1)
+        seq_item, seq_seq = original(self, batch)
+        return (seq_item * float("nan") if len(calls) == 3 else seq_item), seq_seq
+
+    monkeypatch.setattr(UniSRecPretrain, "task_losses", spoilt)
+    with pytest.raises(UserError, match=r"not finite at step 2 of epoch 1; the last good checkpoint is .*step-"):
+        run(tiny, resume=True)
+    assert_equal(weights(folder), good)
+
+
+def test_early_stopping(mixture: Path, tiny: dict[str, Any]) -> None:
+    result = run({**tiny, "learning_rate": 0.0, "epochs": 9, "stopping_step": 2})
+    assert len(result.history) == 3  # the first is the best, two after it are no better
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"contrastive_masking": "none"}, "contrastive_masking"),
+        ({"features_on": "cloud"}, "features_on"),
+        ({"precision": "int4"}, "precision"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"valid_users": 0}, "valid_every=0"),
+    ],
+)
+def test_bad_settings(mixture: Path, tiny: dict[str, Any], settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run({**tiny, "epochs": 1, **settings})
+
+
+def test_two_processes_equal_one(mixture: Path, tiny: dict[str, Any]) -> None:
+    exact = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "adaptor_dropout_prob": 0.0, "gate_noise": False}
+    # a small step size: Adam makes a whole step of the sign of a gradient that is zero but for rounding
+    settings = {**tiny, **exact, "epochs": 2, "learning_rate": 1e-3}
+    one = run({**settings, "checkpoint_dir": "one"})
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    two = subprocess.run(
+        [*torchrun, *command({**settings, "checkpoint_dir": "two"}, "--backend=gloo")],
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert two.returncode == 0, two.stderr[-2000:]
+    assert two.stdout.count("epoch   0") == 1  # the first process alone prints
+    folder = Path("two") / "UniSRec-ab"
+    history = json.loads((folder / "history.json").read_text())
+    for a, b in zip(one.history, history, strict=True):
+        assert a["seq_item"] == pytest.approx(b["seq_item"], rel=1e-5)
+        assert a["seq_seq"] == pytest.approx(b["seq_seq"], rel=1e-4)
+    expected, found = weights(one.folder), weights(folder)
+    for name, tensor in expected.items():
+        if not name.endswith("key.bias"):  # its gradient is rounding alone
+            torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=2e-5, msg=name)
