@@ -13,7 +13,7 @@ from torch import Tensor
 from dataset_tools.features import read_texts
 from recbole_unisrec.compat import safe_torch_load
 from recbole_unisrec.data.features import read_meta, scaling
-from recbole_unisrec.data.sequences import Pairs, bucket_lengths, pack_last
+from recbole_unisrec.data.sequences import Pairs
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.model.base import TableRecommender
 from recbole_unisrec.quick_start import versions
@@ -145,7 +145,8 @@ def _ids_and_texts(folder: Path, name: str, tokens: list[str], layout: str) -> t
 def _queries(pairs: Pairs, table: Tensor, network: Network) -> Tensor:
     """Outputs of the encoder for evenly spread test histories."""
     index = torch.from_numpy(np.linspace(0, len(pairs) - 1, min(N_QUERIES, len(pairs))).astype(np.int64))
-    with torch.inference_mode():
-        batch, _ = pack_last(pairs, index, bucket_lengths(network.window))
-        output = network._run(table[batch.item], batch.position, batch.buckets)
-        return network.scaled(output[batch.output]).clone()
+    if not len(index):
+        return torch.zeros(0, table.shape[1])
+    start, target = pairs.start[index], pairs.target[index]
+    flat = torch.cat([pairs.items[a:b] for a, b in zip(start.tolist(), target.tolist(), strict=True)])
+    return network.encode(table[flat], (target - start).tolist()).clone()

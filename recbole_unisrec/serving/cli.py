@@ -46,6 +46,8 @@ def _parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser
     parser.add_argument(
         "--index", default="auto", choices=["auto", "exact", "approximate"], help="search (default: %(default)s)"
     )
+    parser.add_argument("--encoder", help="encoder of new texts, where the model does not say it; save keeps it")
+    parser.add_argument("--pooling", choices=["CLS", "Mean"], help="of --encoder")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -60,7 +62,10 @@ def _load(args: argparse.Namespace) -> Recommender:
         logger.addHandler(handler)
         logger.propagate = False
     logger.setLevel(logging.INFO)
-    return load(args.model, args.data_path, args.index)
+    rec = load(args.model, args.data_path, args.index)
+    if args.encoder:
+        rec.set_encoder(args.encoder, args.pooling)
+    return rec
 
 
 def _natural(text: str) -> int:
@@ -186,8 +191,8 @@ def _recommend_file(rec: Recommender, args: argparse.Namespace, candidates: list
                 n_unknown += len(unknown)
                 example = unknown[0] if unknown else example
                 n_cold += not rows
-            rows, scores = rec.rank(snapshot, [f[0] for f in found], args.k, not args.include_seen, allowed)
-            write(names, snapshot, rows.numpy(), scores.numpy())
+            best, scores = rec.rank(snapshot, [f[0] for f in found], args.k, not args.include_seen, allowed)
+            write(names, snapshot, best.numpy(), scores.numpy())
             users += len(names)
             bar.update(len(names))
     seconds = time.perf_counter() - started
@@ -342,8 +347,6 @@ def add_items_command(arguments: list[str]) -> int:
         "--text_cols", nargs="+", default=["title"], metavar="COL",
         help="text columns, the same and in the same order as for the dataset; the first is shown (default: title)",
     )  # fmt: skip
-    parser.add_argument("--encoder", help="encoder of the texts, where the model does not say it")
-    parser.add_argument("--pooling", choices=["CLS", "Mean"], help="of --encoder")
     there = parser.add_mutually_exclusive_group()
     there.add_argument("--replace", action="store_true", help="give existing items the new texts")
     there.add_argument("--skip_existing", action="store_true", help="leave existing items as they are")
@@ -357,8 +360,6 @@ def add_items_command(arguments: list[str]) -> int:
     rec = _load(args)
     if args.skip_existing:
         new = [item for item in new if rec.snapshot.row(item["item_id"]) is None]
-    if args.encoder:
-        rec.set_encoder(args.encoder, args.pooling)
     n = rec.add_items(new, replace=args.replace)
     rec.save(args.out or args.model)
     print(f"{args.out or args.model}: {n:,} items added, {len(rec):,} in all")

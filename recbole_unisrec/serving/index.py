@@ -21,6 +21,8 @@ RECALL = 0.99  # of the approximate index at k = 10
 RECALL_K = 10
 OVERSAMPLES = (4, 16, 64)  # the index keeps a byte a coordinate, so that many times k are fetched and scored exactly
 GAIN = 0.002  # of recall, below which twice the cells are not worth their time
+FEW = 32  # queries; of fewer than these the exact answer reads the whole table for little work
+COST = 75  # time of a vector in a cell over that of a vector in a large matrix product (measured, two cores)
 PER_CENTROID = 64  # training points of a cell
 
 
@@ -127,6 +129,10 @@ class ApproximateIndex:
     oversample: int
     recall: float
     n_queries: int
+
+    def pays(self, n_queries: int) -> bool:
+        """Whether the index is faster than the exact answer for so many queries at once."""
+        return n_queries < FEW or self.n_probe * COST < self.faiss_index.nlist
 
     def search(self, query: Tensor, k: int, alive_bits: np.ndarray | None = None) -> Tensor:
         """Candidates of each query, among which the exact scores decide.

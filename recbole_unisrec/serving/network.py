@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from recbole_unisrec.data.sequences import Pairs, bucket_lengths, pack_last
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.model.adaptor import MoEAdaptor
-from recbole_unisrec.model.encoder import CausalTransformer
+from recbole_unisrec.model.encoder import Buckets, CausalTransformer
 
 ROWS = 1024  # histories encoded at a time
 
@@ -118,8 +118,7 @@ class Network(nn.Module):
         """
         if len(lengths) == 1:
             length = lengths[0]
-            output = self._run(vectors, torch.arange(length), [(1, length)])
-            return self.scaled(output[-1:])
+            return self.scaled(self._run(vectors, torch.arange(length), [(1, length)], torch.tensor([length - 1])))
         stop = torch.from_numpy(np.cumsum(np.asarray(lengths, dtype=np.int64)))
         start = stop - torch.tensor(lengths)
         # pack_last also looks up what comes after each history, so one more row
@@ -127,9 +126,42 @@ class Network(nn.Module):
         outputs = torch.empty(len(lengths), vectors.shape[1])
         for index in torch.arange(len(lengths)).split(ROWS):
             batch, order = pack_last(pairs, index, self.lengths)
-            output = self._run(vectors[batch.item], batch.position, batch.buckets)
-            outputs[index[order]] = output[batch.output]
+            outputs[index[order]] = self._run(vectors[batch.item], batch.position, batch.buckets, batch.output)
         return self.scaled(outputs)
 
-    def _run(self, x: Tensor, position: Tensor, buckets: list[tuple[int, int]]) -> Tensor:
-        return self.trm_encoder(self.LayerNorm(x + self.position_embedding(position)), buckets)
+    def _run(self, x: Tensor, position: Tensor, buckets: Buckets, last: Tensor) -> Tensor:
+        """`model.encoder.CausalTransformer`, of which only the outputs at the rows `last` are wanted: [T, d] -> [B, d].
+
+        The last layer computes keys and values for all rows, and everything else for these alone.
+        """
+        x = self.LayerNorm(x + self.position_embedding(position))
+        for number, layer in enumerate(self.trm_encoder.layer, start=1):
+            attention = layer.multi_head_attention
+            three = (attention.key, attention.value, attention.query)
+            if number < len(self.trm_encoder.layer):
+                cut = _cut(x, three, buckets, attention.n_heads)
+                mixed = [F.scaled_dot_product_attention(q, k, v, is_causal=True) for k, v, q in cut]
+            else:
+                cut = _cut(x, three[:2], buckets, attention.n_heads)
+                x = x[last]
+                query = attention.query(x).unflatten(-1, (1, attention.n_heads, -1)).transpose(1, 2)  # (B, nh, 1, hs)
+                mixed, row, start = [], 0, 0
+                for (n, length), (k, v) in zip(buckets, cut, strict=True):
+                    place = last[row : row + n] - start - torch.arange(n) * length
+                    mask = (torch.arange(length) <= place.unsqueeze(1)).view(n, 1, 1, length)
+                    mixed.append(F.scaled_dot_product_attention(query[row : row + n], k, v, attn_mask=mask))
+                    row, start = row + n, start + n * length
+            context = torch.cat([part.transpose(1, 2).flatten(0, 1).flatten(1) for part in mixed])
+            x = layer.feed_forward(attention.LayerNorm(attention.dense(context) + x))
+        return x
+
+
+def _cut(x: Tensor, projections: Sequence[nn.Linear], buckets: Buckets, n_heads: int) -> list[Tensor]:
+    """Projections of packed rows [T, d] by bucket, [projections, n, nh, L, hs] each; one product for all."""
+    weight, bias = torch.cat([p.weight for p in projections]), torch.cat([p.bias for p in projections])
+    rows, parts, start = F.linear(x, weight, bias), [], 0
+    for n, length in buckets:
+        block = rows[start : start + n * length].view(n, length, len(projections), n_heads, -1)
+        parts.append(block.permute(2, 0, 3, 1, 4))
+        start += n * length
+    return parts

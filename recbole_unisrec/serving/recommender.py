@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 import threading
@@ -206,7 +207,7 @@ class Recommender:
     # --- answers
 
     @overload
-    def recommend(self, histories: Sequence[str], k: int = ..., exclude_seen: bool = ..., candidates: Sequence[str] | None = ..., strict: bool = ...) -> Recommendations: ...  # fmt: skip
+    def recommend(self, histories: Sequence[str], k: int = ..., exclude_seen: bool = ..., candidates: Sequence[str] | None = ..., strict: bool = ...) -> Recommendations: ...  # type: ignore[overload-overlap]  # fmt: skip
     @overload
     def recommend(self, histories: Sequence[Sequence[str]], k: int = ..., exclude_seen: bool = ..., candidates: Sequence[str] | None = ..., strict: bool = ...) -> list[Recommendations]: ...  # fmt: skip
     def recommend(
@@ -358,7 +359,7 @@ class Recommender:
             best, found = search.exact_topk(query, snapshot.candidates[subset], k, _pairs(inner))
             return best, torch.where(found >= 0, subset[found.clamp(min=0)] if len(subset) else found, -1)
         index = snapshot.index
-        if index is None or k * index.oversample > index.n // 4:
+        if index is None or k * index.oversample > index.n // 4 or not index.pays(len(query)):
             return search.exact_topk(query, snapshot.candidates, k, _pairs(hidden), snapshot.dead)
         return self._approximate(snapshot, index, query, k, hidden)
 
@@ -509,7 +510,9 @@ class Recommender:
     # --- changes
 
     def set_encoder(self, name: str | TextEncoder, pooling: str | None = None) -> None:
-        """Choose how new texts are encoded, where the model does not say it, or to give a loaded `TextEncoder`.
+        """Choose how new texts are encoded, where the model does not say it, or give a loaded `TextEncoder`.
+
+        `save` keeps the choice.
 
         Raises
         ------
@@ -530,6 +533,9 @@ class Recommender:
             encoder = name
         self._check_encoder(encoder)
         self._encoder = encoder
+        names = {"encoder": "name", "pooling": "pooling", "max_length": "max_length", "prompt": "prompt"}
+        known = {key: getattr(encoder, name) for key, name in names.items()}
+        self.meta = dataclasses.replace(self.meta, encoder=known)
 
     def _check_encoder(self, encoder: TextEncoder) -> None:
         snapshot = self.snapshot

@@ -410,7 +410,7 @@ def create_app(
         return JSONResponse({"detail": str(error).encode("utf-8", "replace").decode()}, 400)
 
     _add_routes(app, rec, batcher)
-    app.add_middleware(Gate, token=token, hosts=hosts if token is None else None, max_body=max_body)  # type: ignore[arg-type]
+    app.add_middleware(Gate, token=token, hosts=hosts if token is None else None, max_body=max_body)
     return app
 
 

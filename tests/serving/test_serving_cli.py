@@ -107,7 +107,7 @@ def test_new_items(
     from dataset_tools.features import TextEncoder
 
     class Fake:
-        name, width = "fake", 16
+        name, width, pooling, max_length, prompt = "fake", 16, "CLS", 512, ""
 
         def encode(self, texts: list[str]) -> np.ndarray:
             rec = load(folders["inductive"])
@@ -126,6 +126,7 @@ def test_new_items(
     assert main([*arguments, str(model), "--skip_existing"]) == 0
     assert f"1 items added, {N_ITEMS + 1} in all" in capsys.readouterr().out
     rec = load(model)
+    assert rec.meta.encoder["encoder"] == "fake"
     row = rec.snapshot.row("new-1")
     assert rec.snapshot.items["text"][row] == "A new thing. Acme."
     assert rec.snapshot.titles([row]) == ["A new thing"]
