@@ -167,7 +167,7 @@ class CausalTransformer(nn.Module):
         eps: float = 1e-12,
     ) -> None:
         super().__init__()
-        self.layer = nn.ModuleList(
+        self.layer: Sequence[TransformerLayer] = nn.ModuleList(  # type: ignore[assignment]
             TransformerLayer(n_heads, hidden_size, inner_size, hidden_dropout, attn_dropout, activation, eps)
             for _ in range(n_layers)
         )

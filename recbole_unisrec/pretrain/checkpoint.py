@@ -194,7 +194,7 @@ def latest_checkpoint(run: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any
     UserError
         If there are checkpoints, and all of them are torn.
     """
-    passed = []
+    passed: list[str] = []
     for folder in list_checkpoints(run):
         try:
             return folder, *read_checkpoint(folder), passed

@@ -223,28 +223,21 @@ def _orders(args: argparse.Namespace) -> Iterator[tuple[list[str], list[list[str
     """Users and histories of a file with a row for each item that a user took; all of it must fit in memory."""
     import polars as pl
 
-    from dataset_tools.sources import TIME_FORMATS, BadLines, Source, parse_times, read_table
+    from dataset_tools.sources import ISO_FORMATS, BadLines, Source, read_table, with_times
 
     columns: dict[str, Any] = {args.user_col: pl.String, args.item_col: pl.String}
     if not args.no_time:
         columns[args.time_col] = pl.String
     source, bad = Source(args.orders, False), BadLines()
-    formats = tuple(form for form in TIME_FORMATS if form.startswith("%Y"))
     frames = []
-    for number, frame in read_table(source, columns, bad, required=dict.fromkeys(columns, "given")):
-        if not args.no_time:
-            times = parse_times(frame[args.time_col], formats)
-            for row in times.is_null().arg_true().to_list():
-                bad.add(
-                    args.orders.name, number + row, f"{args.time_col} is not a time", str(frame[args.time_col][row])
-                )
-            frame = frame.with_columns(times.alias(args.time_col)).drop_nulls(args.time_col)
+    for table in read_table(source, columns, bad, required=dict.fromkeys(columns, "given")):
+        _, frame = table if args.no_time else with_times(table, args.time_col, source, bad, ISO_FORMATS)
         frames.append(frame)
     if not frames:
         raise UserError(f"{args.orders} holds no rows; is it the right file?")
     rows = pl.concat(frames)
     if not args.no_time:
-        rows = rows.sort(args.time_col, maintain_order=True)
+        rows = rows.sort("_time", maintain_order=True)
     grouped = rows.group_by(args.user_col, maintain_order=True).agg(args.item_col)
     yield from _slices(grouped, args.user_col, args.item_col)
 
