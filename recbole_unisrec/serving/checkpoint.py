@@ -80,7 +80,7 @@ def read_checkpoint(path: Path, data_path: str | Path | None = None) -> Parts:
         reason = str(error).splitlines()[-1].strip()
         raise UserError(f"{path} does not fit the dataset {final['data_path']} ({reason}); give its own") from error
     model.eval()
-    table = model.eval_table()
+    table = model.eval_table().detach()
     settings = _settings(config, model)
     network = Network(settings)
     wanted = network.state_dict()

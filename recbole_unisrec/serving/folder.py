@@ -156,7 +156,7 @@ def write_folder(
         found: dict[str, Any] = {}
         if index is not None:
             import_faiss().write_index(index.faiss_index, str(folder / "index.faiss"))
-            found = {n: getattr(index, n) for n in ("n", "n_probe", "oversample", "recall", "n_queries")}
+            found = {n: getattr(index, n) for n in ("n", "n_probe", "recall", "n_queries")}
         config = {
             "format": FORMAT,
             "version": VERSION,

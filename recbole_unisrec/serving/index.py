@@ -19,10 +19,8 @@ GROUP = 32  # scores of which first only the maximum is looked at
 APPROXIMATE_FROM = 50_000  # items; below, the exact answer takes less than 10 ms on two cores (docs/serving.md)
 RECALL = 0.99  # of the approximate index at k = 10
 RECALL_K = 10
-OVERSAMPLES = (4, 16, 64)  # the index keeps a byte a coordinate, so that many times k are fetched and scored exactly
-GAIN = 0.002  # of recall, below which twice the cells are not worth their time
 FEW = 32  # queries; of fewer than these the exact answer reads the whole table for little work
-COST = 75  # time of a vector in a cell over that of a vector in a large matrix product (measured, two cores)
+COST = 8  # time of a vector in a cell over that of a vector in a large matrix product (measured)
 PER_CENTROID = 64  # training points of a cell
 
 
@@ -109,16 +107,15 @@ def exact_topk(
 class ApproximateIndex:
     """Inverted file over the first `n` items: cells around centroids, of which the nearest `n_probe` are searched.
 
-    Vectors in the cells have a byte a coordinate (``faiss.IndexIVFScalarQuantizer``); what is found is scored again
-    with the exact vectors, so scores are exact and only membership of the top k is approximate.
+    The cells hold whole vectors (``faiss.IndexIVFFlat``), a second copy of the table: they are read four times faster
+    than those of a byte a coordinate, and scores are exact; only membership of the top k is approximate.
 
     Attributes
     ----------
     n
         Number of items in the index.
-    n_probe, oversample
-        Cells searched, and how many times k items are taken from them to be scored exactly; both are chosen at build
-        time as the least that reach the wanted recall.
+    n_probe
+        Cells searched, chosen at build time: the least power of two that reaches the wanted recall.
     recall
         Recall@10 against the exact answer over `n_queries` queries, at build time.
     """
@@ -126,7 +123,6 @@ class ApproximateIndex:
     faiss_index: Any
     n: int
     n_probe: int
-    oversample: int
     recall: float
     n_queries: int
 
@@ -230,8 +226,7 @@ def build_index(
     cells = n_cells or max(1, min(int(4 * n**0.5), n // 40))
     base = table.contiguous().numpy()
     quantizer = faiss.IndexFlatIP(width)
-    kind = faiss.ScalarQuantizer.QT_8bit
-    built = faiss.IndexIVFScalarQuantizer(quantizer, width, cells, kind, faiss.METRIC_INNER_PRODUCT)
+    built = faiss.IndexIVFFlat(quantizer, width, cells, faiss.METRIC_INNER_PRODUCT)
     built.cp.niter, built.cp.max_points_per_centroid, built.cp.seed = 10, PER_CENTROID, seed
     built.cp.min_points_per_centroid = 1
     rng = np.random.default_rng(seed)
@@ -240,19 +235,11 @@ def build_index(
     built.add(base)
     none = torch.zeros(0, dtype=torch.int64)
     _, exact = exact_topk(queries, table, RECALL_K)
-    best = ApproximateIndex(built, n, 1, OVERSAMPLES[0], -1.0, len(queries))
-    for oversample in OVERSAMPLES:
-        probe, before = 1, -1.0
-        while True:
-            index = ApproximateIndex(built, n, probe, oversample, 0.0, len(queries))
-            rows = index.search(queries, oversample * RECALL_K)
-            _, found = rescore(queries, table, rows, RECALL_K, [], none)
-            index = replace(index, recall=recall_at_k(found, exact))
-            if index.recall > best.recall:
-                best = index
-            if index.recall >= target:
-                return index
-            if probe >= cells or (0.5 < before > index.recall - GAIN):
-                break
-            before, probe = index.recall, min(cells, probe * 2)
-    return best
+    probe = 1
+    while True:
+        index = ApproximateIndex(built, n, probe, 0.0, len(queries))
+        _, found = rescore(queries, table, index.search(queries, RECALL_K), RECALL_K, [], none)
+        index = replace(index, recall=recall_at_k(found, exact))
+        if index.recall >= target or probe >= cells:
+            return index
+        probe = min(cells, probe * 2)

@@ -359,7 +359,7 @@ class Recommender:
             best, found = search.exact_topk(query, snapshot.candidates[subset], k, _pairs(inner))
             return best, torch.where(found >= 0, subset[found.clamp(min=0)] if len(subset) else found, -1)
         index = snapshot.index
-        if index is None or k * index.oversample > index.n // 4 or not index.pays(len(query)):
+        if index is None or k > index.n // 4 or not index.pays(len(query)):
             return search.exact_topk(query, snapshot.candidates, k, _pairs(hidden), snapshot.dead)
         return self._approximate(snapshot, index, query, k, hidden)
 
@@ -374,7 +374,7 @@ class Recommender:
         """Index for its items, exact search for those added since; exact altogether where the index finds too few."""
         table, dead = snapshot.candidates, snapshot.dead
         extra = max((len(own) for own in hidden if len(own) <= LONG), default=0)
-        rows = index.search(query, index.oversample * k + extra, snapshot.alive_bits)
+        rows = index.search(query, k + extra, snapshot.alive_bits)
         best, found = search.rescore(query, table, rows, k, hidden, dead)
         if snapshot.n > index.n:
             inner = [[row - index.n for row in own if row >= index.n] for own in hidden]
