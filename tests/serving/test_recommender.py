@@ -510,7 +510,8 @@ def test_new_texts_through_the_real_encoder(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.chdir(tmp_path)
     folder = write_ring(tmp_path / "dataset")
-    (folder / "ring.feat1CLS.json").unlink()
+    for made in folder.glob("ring.feat1CLS*"):
+        made.unlink()
     encode_dataset(folder, "ring", encoder="minilm", progress=False)
     settings = {**SMALL, "train_stage": "inductive_ft", "epochs": 1, "hidden_size": 32}
     result = quick_start.train(build_config("UniSRec", "ring", [], settings))
