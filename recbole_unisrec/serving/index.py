@@ -19,6 +19,7 @@ GROUP = 32  # scores of which first only the maximum is looked at
 APPROXIMATE_FROM = 50_000  # items; below, the exact answer takes less than 10 ms on two cores (docs/serving.md)
 RECALL = 0.99  # of the approximate index at k = 10
 RECALL_K = 10
+TIE = 1e-6  # scores closer than this are equal
 FEW = 32  # queries; of fewer than these the exact answer reads the whole table for little work
 COST = 8  # time of a vector in a cell over that of a vector in a large matrix product (measured)
 PER_CENTROID = 64  # training points of a cell
@@ -195,9 +196,13 @@ def rescore(
 
 
 def recall_at_k(found: Tensor, exact: Tensor) -> float:
-    """Share of the exact rows [B, k] that are among the found ones [B, k]."""
-    hits = (found.unsqueeze(2) == exact.unsqueeze(1)) & (exact.unsqueeze(1) >= 0)
-    return float(hits.any(dim=1).sum() / max(1, int((exact >= 0).sum())))
+    """Recall of the top k by scores [B, k], best first: the share that is as good as the k-th exact one.
+
+    Items of equal text have equal scores, and any of them is a right answer.
+    """
+    there = exact > -torch.inf
+    least = exact.masked_fill(~there, torch.inf).amin(dim=1, keepdim=True)
+    return float((found >= least - TIE).sum() / max(1, int(there.sum())))
 
 
 def build_index(
@@ -234,11 +239,11 @@ def build_index(
     built.train(base[sample])
     built.add(base)
     none = torch.zeros(0, dtype=torch.int64)
-    _, exact = exact_topk(queries, table, RECALL_K)
+    exact, _ = exact_topk(queries, table, RECALL_K)
     probe = 1
     while True:
         index = ApproximateIndex(built, n, probe, 0.0, len(queries))
-        _, found = rescore(queries, table, index.search(queries, RECALL_K), RECALL_K, [], none)
+        found, _ = rescore(queries, table, index.search(queries, RECALL_K), RECALL_K, [], none)
         index = replace(index, recall=recall_at_k(found, exact))
         if index.recall >= target or probe >= cells:
             return index
