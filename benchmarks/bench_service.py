@@ -122,7 +122,7 @@ def main(arguments: list[str]) -> None:
     args = parser.parse_args(arguments)
     if not 0 < args.seconds <= 60 or max(args.clients) > 256:
         raise UserError("at most 60 seconds a row and 256 clients")
-    code = "import sys; from recbole_unisrec.cli import main; sys.exit(main())"
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from recbole_unisrec.cli import main; sys.exit(main())"
     command = [sys.executable, "-W", "ignore", "-c", code, "serve", "--model", str(args.model), "--port", "0"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
