@@ -5,6 +5,8 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ from dataset_tools import amazon
 from dataset_tools.common import UserError, run_cli
 from dataset_tools.sources import BadLines, Source
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = ROOT.parent / "shared" / "data"
 
 
 def need(folder):
@@ -401,6 +404,57 @@ def test_existing_folder(tmp_path, capsys):
     write_2018(tmp_path, toy(), [{"asin": "elsewhere"}])
     assert run(capsys, "Gift", "--raw", tmp_path, "--out", tmp_path / "out", "--overwrite")[0] == 1
     assert content(tmp_path / "out" / "Gift") == before
+
+
+def test_a_disk_that_fills_up(tmp_path):
+    """The system itself refuses to write on: no file may grow beyond 20 kB."""
+    resource = pytest.importorskip("resource", reason="limits of file sizes are POSIX")
+    write_2018(tmp_path, toy(60, 40))
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "dataset_tools.amazon", "Gift", "--raw", str(tmp_path), "--out", str(out)]
+    options = {"cwd": ROOT, "capture_output": True, "text": True, "check": False}
+    assert subprocess.run(command, **options).returncode == 0
+    before = content(out / "Gift")
+    limit = (20_000, 20_000)
+    done = subprocess.run(
+        [*command, "--overwrite", "--quiet"],
+        **options,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: could not write")
+    assert "free some space" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert content(out / "Gift") == before
+    assert [path.name for path in out.iterdir()] == ["Gift"]
+
+
+def test_no_largest_k_of_items_without_metadata(tmp_path, capsys):
+    # a dense block of items without metadata must not raise the k that is recommended
+    known = [(f"U{u}", f"I{i}", 5.0, i) for u in range(2) for i in range(2)]
+    write_2018(tmp_path, known + [(f"U{u}", f"X{i}", 5.0, i) for u in range(4) for i in range(4)], [
+        {"asin": "I0"}, {"asin": "I1"},
+    ])  # fmt: skip
+    fails(capsys, tmp_path, pattern="largest k that leaves something is 2 ")
+
+
+def test_cut_in_the_first_block_says_no_line(tmp_path, capsys):
+    write_2018(tmp_path, toy())
+    with gzip.open(tmp_path / "Gift_Cards.csv.gz", "wb") as out:
+        out.write((tmp_path / "Gift_Cards.csv").read_bytes())
+    (tmp_path / "Gift_Cards.csv").unlink()
+    path = tmp_path / "Gift_Cards.csv.gz"
+    path.write_bytes(path.read_bytes()[:-9])
+    fails(capsys, tmp_path, pattern="Gift_Cards.csv.gz is cut short near its beginning; download it again")
+
+
+def test_an_empty_item_is_named_as_the_dump_names_it(tmp_path, capsys):
+    write_2018(tmp_path, toy())
+    with open(tmp_path / "Gift_Cards.csv", "a") as out:
+        out.write(",U0,5.0,3\n")
+    status, err = run(capsys, "Gift", "--raw", tmp_path, "--out", tmp_path / "out")
+    assert status == 0
+    assert "line 37: item is not given" in err
 
 
 def test_bad_lines_shows_only_the_first(capsys):

@@ -76,6 +76,30 @@ def test_times_as_times(tmp_path, capsys):
     assert content(tmp_path / "a" / "out" / "shop") == content(tmp_path / "b" / "out" / "shop")
 
 
+@pytest.mark.parametrize("form", ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S+02:00"])
+def test_iso_dates(tmp_path, capsys, form):
+    orders = ORDERS.with_columns(pl.col("at").str.to_datetime("%Y-%m-%d %H:%M:%S").dt.strftime(form))
+    assert shop(capsys, tmp_path, ".csv", orders=orders)[0] == 0
+    first = (tmp_path / "out" / "shop" / "shop.inter").read_text().splitlines()[1]
+    assert first == f"u0\ti5\t{1705276800 if form.endswith('d') else 1705305600}"
+
+
+def test_times_with_a_zone(tmp_path, capsys):
+    zoned = pl.col("at").str.to_datetime("%Y-%m-%d %H:%M:%S").dt.replace_time_zone("Europe/Berlin")
+    assert shop(capsys, tmp_path, ".parquet", orders=ORDERS.with_columns(zoned))[0] == 0
+    assert (tmp_path / "out" / "shop" / "shop.inter").read_text().splitlines()[1] == "u0\ti5\t1705309200"
+
+
+def test_line_numbers_behind_quoted_line_ends_and_bad_lines(tmp_path, capsys):
+    rows = ['"u0","i0","2024-01-01"', '"a\nb","i1","2024-01-01"', "u1,i1", "", 'u2,i2,"soon"', "u3,i3,later"]
+    (tmp_path / "o.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]) + "\n")
+    (tmp_path / "p.csv").write_text("item_id,title\ni0,Zero\ni1,One\n")
+    arguments = ["--interactions", tmp_path / "o.csv", "--items", tmp_path / "p.csv", "--name", "shop"]
+    _, err = run(capsys, *arguments, "--out", tmp_path, "--user_k", 1, "--item_k", 1)
+    shown = [line.split(": ")[0] for line in err.splitlines() if line.startswith("skipped")]
+    assert shown == ["skipped o.csv, line 5", "skipped o.csv, line 7", "skipped o.csv, line 8"]
+
+
 def test_no_time_keeps_the_order_of_the_file(tmp_path, capsys):
     more = [*COLUMNS, "--no_time", "--benchmark_splits"]
     assert shop(capsys, tmp_path, ".csv", *more, orders=ORDERS.drop("at"))[0] == 0
@@ -172,6 +196,11 @@ def test_quoted_csv_in_blocks_is_the_table_that_was_written(rows, size, tmp_path
         ("2023-11-14T22:13:20Z", 1700000000.0),
         ("2023-11-14 22:13:20.250", 1700000000.25),
         ("2023-11-14", 1699920000.0),
+        ("2023-11-14T22:13", 1699999980.0),
+        ("2023-11-15T00:13:20+02:00", 1700000000.0),
+        ("2023-11-14 17:43:20.5-0430", 1700000000.5),
+        ("2023-11-14 23:13:20 +01", 1700000000.0),
+        ("11/14/2023 22:13", 1699999980.0),
         ("nan", None),
         ("inf", None),
         ("", None),

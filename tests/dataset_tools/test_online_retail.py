@@ -91,29 +91,27 @@ def write_xlsx(frame, path):
     days = (frame["InvoiceDate"].str.to_datetime("%Y-%m-%d %H:%M:%S") - datetime(1899, 12, 30)).dt.total_seconds()
     frame = frame.with_columns(days / 86400)
     header = pl.DataFrame([frame.columns], schema=frame.columns, orient="row")
-    texts = pl.concat([header["InvoiceNo"], *(header[c] for c in frame.columns)])
-    texts = pl.concat([texts, *(frame[c] for c in frame.columns if frame[c].dtype == pl.String)]).drop_nulls().unique()
-    places = pl.DataFrame({"text": texts, "place": pl.Series(range(len(texts)), dtype=pl.UInt32)})
+    texts = [part[name] for part in (header, frame) for name in part.columns if part[name].dtype == pl.String]
+    texts = pl.concat([column.rename("text") for column in texts]).drop_nulls().unique()
+    places = texts.to_frame().with_row_index("place")
     rows = []
-    for part in (header, frame):
+    for part, first in ((header, 1), (frame, 2)):
         cells = []
-        for name, values in zip(part.columns, part.iter_columns(), strict=True):
-            letter = "ABCDEFGH"[part.columns.index(name)]
-            number = values
+        for letter, values in zip("ABCDEFGH", part.iter_columns(), strict=True):
+            columns = {"text": values.cast(pl.String), "number": values.cast(pl.Float64, strict=False)}
+            cell = pl.DataFrame(columns).with_row_index("row", first).join(places, on="text", how="left").sort("row")
             if values.dtype == pl.String:
-                found = values.to_frame("text").join(places, on="text", how="left", maintain_order="left")["place"]
-                number = values.cast(pl.Int64, strict=False).cast(pl.String)  # 536365 is a number, 85123A is not
-                number = number.zip_with(number == values, pl.Series([None], dtype=pl.String))
-                text = pl.select(pl.format('<c r="{}" t="s"><v>{}</v></c>', pl.lit(letter), found))["literal"]
-            style = ' s="1"' if name == "InvoiceDate" and part is frame else ""
-            shown = number.cast(pl.String)
-            cell = pl.select(pl.format('<c r="{}"{}><v>{}</v></c>', pl.lit(letter), pl.lit(style), shown))["literal"]
-            if values.dtype == pl.String:
-                cell = cell.fill_null(text)
-            cells.append(cell.fill_null("").alias(name))
-        rows.append(pl.DataFrame(cells).select(pl.concat_str(pl.all()))[frame.columns[0]])
-    rows = "".join(f"<row>{row}</row>" for part in rows for row in part)
-    # a cell names its column and row; the rows follow one another, so only the column is given
+                # 536365 is a number, 85123A is not
+                whole = pl.col("text").str.contains(r"^[1-9]\d*$")
+                number = pl.when(whole).then(pl.format(f'<c r="{letter}{{}}"><v>{{}}</v></c>', "row", "text"))
+                value = number.otherwise(pl.format(f'<c r="{letter}{{}}" t="s"><v>{{}}</v></c>', "row", "place"))
+            else:
+                style = ' s="1"' if values.name == "InvoiceDate" else ""
+                value = pl.format(f'<c r="{letter}{{}}"{style}><v>{{}}</v></c>', "row", "number")
+            cells.append(cell.select(value.fill_null("").alias(letter)))
+        text = pl.concat(cells, how="horizontal").select(pl.concat_str(pl.all()).alias("cells")).with_row_index("n", first)
+        rows.append(text.select(pl.format('<row r="{}">{}</row>', "n", "cells").str.join(""))["n"][0])
+    rows = "".join(rows)
     strings = "".join(f"<si><t>{escape(text)}</t></si>" for text in texts)
     types = "application/vnd.openxmlformats-officedocument.spreadsheetml"
     parts = {
