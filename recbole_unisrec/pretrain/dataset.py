@@ -297,9 +297,10 @@ class PretrainBatch:
     features
         float32 [U, d_plm], or None where the table lies on the device.
     plain, view
-        Packed histories whose ``item`` counts rows of `unique`; ``target`` is not used.
+        Packed histories, in parts that go through the encoder one after the other; ``item`` counts rows of `unique`,
+        ``target`` is not used.
     plain_order, view_order
-        int64 [b]: output of row i of the batch.
+        int64 [b]: which of the outputs, end to end, belongs to row i of the batch.
     target
         int64 [b] rows of `unique`: the next items.
     ids
@@ -310,9 +311,9 @@ class PretrainBatch:
 
     unique: Tensor
     features: Tensor | None
-    plain: PackedBatch
+    plain: list[PackedBatch]
     plain_order: Tensor
-    view: PackedBatch
+    view: list[PackedBatch]
     view_order: Tensor
     target: Tensor
     ids: Tensor
@@ -325,29 +326,31 @@ class PretrainBatch:
         """Copy to a device."""
 
         def move(value: Any) -> Any:
+            if isinstance(value, list):
+                return [move(each) for each in value]
             return value.to(device) if isinstance(value, Tensor | PackedBatch) else value
 
         return PretrainBatch(**{name: move(getattr(self, name)) for name in self.__dataclass_fields__})
 
 
 def make_batch(
-    plain: Rows, view: Rows, ids: Tensor, sizes: list[int], lengths: Tensor, features: Any, n_ids: int
-) -> PretrainBatch:
-    """Pack two views of the same rows over their distinct items."""
-    packs = [rows.pack(lengths) for rows in (plain, view)]
+    plain: Rows, view: Rows, ids: Tensor, sizes: list[int], lengths: Tensor, features: Any, n_ids: int,
+    at_a_time: int = 0,
+) -> PretrainBatch:  # fmt: skip
+    """Pack two views of the same rows over their distinct items (see `PretrainBatch` and `Rows.pack`)."""
+    packs = [rows.pack(lengths, at_a_time) for rows in (plain, view)]
     target = plain.target
     seen = torch.zeros(n_ids, dtype=torch.bool)  # faster than a sort
-    for found in (packs[0][0].item, packs[1][0].item, target):
+    every = [part for parts, _ in packs for part in parts]
+    for found in [*(part.item for part in every), target]:
         seen[found] = True
     unique = seen.nonzero().squeeze(1)
     row_of = torch.empty(n_ids, dtype=torch.int64)
     row_of[unique] = torch.arange(len(unique))
-    for packed, _ in packs:
-        packed.item = row_of[packed.item]
-    inverse = [torch.empty_like(order).scatter_(0, order, torch.arange(len(order))) for _, order in packs]
-    (a, _), (b, _) = packs
+    for part in every:
+        part.item = row_of[part.item]
     gathered = features[unique] if features is not None else None
-    return PretrainBatch(unique, gathered, a, inverse[0], b, inverse[1], row_of[target], ids, sizes)
+    return PretrainBatch(unique, gathered, *packs[0], *packs[1], row_of[target], ids, sizes)
 
 
 class PretrainLoader:
@@ -368,6 +371,8 @@ class PretrainLoader:
         large T is uniform. Small domains are then repeated.
     world
         The processes; each gets its rows of every batch.
+    at_a_time
+        Rows that go through the encoder together (``rows_at_a_time``); 0 is all.
     gather
         Whether batches bring the features of their items along (False: the table lies on the device).
 
@@ -380,11 +385,13 @@ class PretrainLoader:
     def __init__(
         self, dataset: MixtureDataset, batch_size: int, augmentation: Augmentation, seed: int,
         domain_sampling: float = 1.0, world: World | None = None, gather: bool = True,
+        at_a_time: int = 0,
     ) -> None:  # fmt: skip
         if not domain_sampling > 0:
             raise UserError(f"domain_sampling is a temperature and must be positive, not {domain_sampling}")
         self.dataset, self.augmentation, self.seed = dataset, augmentation, seed
         self.world, self.gather = world or World(), gather
+        self.at_a_time = at_a_time
         self.temperature, self.epoch, self.first_step = domain_sampling, 0, 0
         n_pairs = len(dataset)
         least = 2 * self.world.size
@@ -438,7 +445,7 @@ class PretrainLoader:
         view = self.augmentation.view(rows, numbers, self.epoch, step)
         features = self.dataset.features if self.gather else None
         n_ids = self.dataset.features.n_items * 2
-        return make_batch(rows, view, ids, np.diff(bounds).tolist(), self.lengths, features, n_ids)
+        return make_batch(rows, view, ids, np.diff(bounds).tolist(), self.lengths, features, n_ids, self.at_a_time)
 
 
 __all__ = ["MixtureDataset", "PretrainBatch", "PretrainLoader", "make_batch", "mix_seed"]

@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from recbole_unisrec.data.features import FeatureTable
+from recbole_unisrec.data.sequences import PackedBatch
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.model.unisrec import UniSRec
 from recbole_unisrec.pretrain.contrast import MASKINGS, contrast
@@ -43,12 +45,19 @@ class UniSRecPretrain(UniSRec):
         """Keep the features of all items on the device (`MixtureFeatures.on`)."""
         self.features = table
 
+    def outputs_in_parts(self, parts: list[PackedBatch], table: Tensor) -> Tensor:
+        """`packed_outputs` end to end; of several parts only the outputs stay, the rest is made again in backward."""
+        if len(parts) == 1 or not torch.is_grad_enabled():
+            return torch.cat([self.packed_outputs(part, table) for part in parts])
+        again = [checkpoint(self.packed_outputs, part, table, use_reentrant=False) for part in parts]
+        return torch.cat(again)
+
     def task_losses(self, batch: PretrainBatch) -> tuple[Tensor, Tensor]:
         """Sequence-item and sequence-sequence loss (Eq. 8, 9): this process's part of the mean over the global batch."""
         x = self.features[batch.unique] if batch.features is None else batch.features
         table = self.moe_adaptor(x)  # (U, d)
-        seq_output = self.packed_outputs(batch.plain, table)[batch.plain_order]  # (b, d)
-        seq_output_aug = self.packed_outputs(batch.view, table)[batch.view_order]  # (b, d)
+        seq_output = self.outputs_in_parts(batch.plain, table)[batch.plain_order]  # (b, d)
+        seq_output_aug = self.outputs_in_parts(batch.view, table)[batch.view_order]  # (b, d)
         items = self.scaled(table[batch.target])  # (b, d)
         kind = seq_output.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else seq_output.dtype

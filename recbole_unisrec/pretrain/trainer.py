@@ -309,9 +309,10 @@ class UniSRecPretrainTrainer(PackedTrainer):
                 parts = [self.model.moe_adaptor(self.dataset.features[b].to(self.device)) for b in ids.split(BLOCK)]
                 table = torch.cat([torch.zeros_like(parts[0][:1]), *parts])
                 local = type(rows)(rows.items - base, rows.length)
-                packed, order = local.pack(lengths)
-                output = self.model.packed_outputs(packed.to(self.device), table)
-            target = local.target[order].to(self.device)
+                parts_of_rows, order = local.pack(lengths, BLOCK)
+                output = self.model.outputs_in_parts([p.to(self.device) for p in parts_of_rows], table)
+            output = output[order.to(self.device)]
+            target = local.target.to(self.device)
             ranks = target_ranks(output.float(), self.model.scaled(table.float()), target)
             found[domain.name] = dict(rank_metrics(ranks.cpu(), VALID_METRICS, VALID_TOPK))
         if not found:

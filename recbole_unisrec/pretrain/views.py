@@ -47,11 +47,26 @@ class Rows:
         """int64 [B] next items."""
         return self.items[(self.length + 1).cumsum(0) - 1]
 
-    def pack(self, lengths: Tensor) -> tuple[PackedBatch, Tensor]:
-        """Histories for the packed encoder; also the row of each of its outputs (see `data.sequences.pack_last`)."""
+    def pack(self, lengths: Tensor, at_a_time: int = 0) -> tuple[list[PackedBatch], Tensor]:
+        """Histories for the packed encoder.
+
+        Parameters
+        ----------
+        lengths
+            Padded lengths (`data.sequences.bucket_lengths`).
+        at_a_time
+            Rows of each part at most; 0 makes one part.
+
+        Returns
+        -------
+        tuple
+            The parts, and int64 [B]: which of their outputs, end to end, belongs to row b.
+        """
         start = self.start
         pairs = Pairs(self.items, start, start, start + self.length)
-        return pack_last(pairs, torch.arange(len(self)), lengths)
+        parts = [pack_last(pairs, rows, lengths) for rows in torch.arange(len(self)).split(at_a_time or len(self))]
+        row = torch.cat([order + i * at_a_time for i, (_, order) in enumerate(parts)])
+        return [packed for packed, _ in parts], torch.empty_like(row).scatter_(0, row, torch.arange(len(row)))
 
 
 def cut_rows(items: np.ndarray, start: np.ndarray, target: np.ndarray) -> Rows:

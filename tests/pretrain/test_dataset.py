@@ -42,8 +42,9 @@ def test_an_epoch_holds_every_pair_once_and_mixes_domains(mixture: Path, tiny: d
         ids = batch.unique
         rows = []
         at = 0
-        for n, length in batch.plain.buckets:
-            block = ids[batch.plain.item[at : at + n * length]].view(n, length)
+        (plain,) = batch.plain
+        for n, length in plain.buckets:
+            block = ids[plain.item[at : at + n * length]].view(n, length)
             rows += [tuple(int(i) for i in row if i) for row in block]
             at += n * length
         found += [(rows[o], int(ids[t])) for o, t in zip(batch.plain_order, batch.target, strict=True)]
@@ -75,7 +76,7 @@ def test_batches_depend_on_seed_epoch_and_step_only(mixture: Path, tiny: dict[st
     second.start_at(0, 3)
     for a, b in zip(all_steps[3:], second, strict=True):
         assert torch.equal(a.unique, b.unique)
-        assert torch.equal(a.view.item, b.view.item)
+        assert torch.equal(a.view[0].item, b.view[0].item)
     assert not torch.equal(next(iter(first)).ids, all_steps[0].ids)  # the next epoch
 
 

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from recbole.data import create_dataset
 from safetensors.torch import load_file
 
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.pretrain import checkpoint as store
+from recbole_unisrec.pretrain.distributed import World
 from recbole_unisrec.pretrain.model import UniSRecPretrain
-from recbole_unisrec.pretrain.run import MODEL, PretrainResult, pretrain
+from recbole_unisrec.pretrain.run import MODEL, PretrainResult, make_loader, pretrain
 from recbole_unisrec.settings import build_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -153,6 +155,24 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(
     with pytest.raises(UserError, match=r"not finite at step 2 of epoch 1; the last good checkpoint is .*step-"):
         run(tiny, resume=True)
     assert_equal(weights(folder), good)
+
+
+def test_parts_of_a_batch_equal_the_whole(mixture: Path, tiny: dict[str, Any]) -> None:
+    losses = []
+    for at_a_time in (0, 30):
+        config = build_config(MODEL, "ab", [], {**tiny, "rows_at_a_time": at_a_time, "hidden_dropout_prob": 0.0})
+        dataset = create_dataset(config)
+        torch.manual_seed(0)
+        model = UniSRecPretrain(config, dataset).eval()
+        batch = next(iter(make_loader(config, dataset, World())))
+        assert len(batch.plain) == (1 if at_a_time == 0 else -(-len(batch) // 30))
+        loss = model.calculate_loss(batch)
+        loss.backward()
+        losses.append((loss.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
+    (whole, gradients), (parts, again) = losses
+    torch.testing.assert_close(parts, whole)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(again[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
 def test_early_stopping(mixture: Path, tiny: dict[str, Any]) -> None:

@@ -26,8 +26,10 @@ def test_item_drop_row_by_row() -> None:
     dropped = item_drop(rows, uniform, 0.2)
     assert split(dropped) == [[1, 3, 5], [6, 7], [8, 9, 11]]  # the first of each history and the next item stay
     assert torch.equal(dropped.target, rows.target)
-    packed, order = dropped.pack(bucket_lengths(4))
-    assert packed.position[packed.output].tolist() == (dropped.length[order] - 1).tolist()
+    for at_a_time in (0, 1, 2):
+        parts, order = dropped.pack(bucket_lengths(4), at_a_time)
+        last = torch.cat([part.position[part.output] for part in parts])
+        assert last[order].tolist() == (dropped.length - 1).tolist()
 
 
 @pytest.mark.parametrize("lengths", [(1,), (5,), (1, 1, 1)])
