@@ -10,6 +10,7 @@ import functools
 import importlib
 import pickle
 import types
+import warnings
 from typing import Any
 
 import torch
@@ -116,5 +117,7 @@ def _patch_anomaly() -> None:
 
 def apply() -> None:
     """Close all gaps; called once by the package."""
+    # ray says so at every start, and RecBole brings it along; the bound on setuptools keeps it working
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
     _patch_anomaly()
     _patch_load()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -25,8 +26,7 @@ from recbole_unisrec.transfer import transfer_from_config
 
 EVAL_ROWS = 4096  # histories encoded at a time
 NAN_CHECK_EVERY = 50  # steps between looks at the loss on an accelerator, where each look is a synchronisation
-
-
+_RUNS = itertools.count(1)  # of this process
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
 
 
@@ -54,9 +54,9 @@ class PackedTrainer(Trainer):
         self.average: WeightAverage | None = None
         if config["ema_decay"]:
             self.average = WeightAverage(model, config["ema_decay"])
-        # seconds matter when two runs start together, and names must not collide
+        # RecBole names by the second, and two runs of one second must not overwrite each other
         stem, _ = os.path.splitext(self.saved_model_file)
-        self.saved_model_file = f"{stem}-{os.getpid()}.pth"
+        self.saved_model_file = f"{stem}-{os.getpid()}-{next(_RUNS)}.pth"
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
         params = [p for p in kwargs.pop("params", self.model.parameters()) if p.requires_grad]

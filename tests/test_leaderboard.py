@@ -9,10 +9,13 @@ import pytest
 from scipy import stats as scipy_stats
 
 from dataset_tools.common import run_cli
+from recbole_unisrec import quick_start
 from recbole_unisrec.cli import train_command
 from recbole_unisrec.evaluation import group_metrics, group_names, read_ranks
 from recbole_unisrec.leaderboard import runner
 from recbole_unisrec.leaderboard.stats import compare, holm, per_user
+from recbole_unisrec.settings import build_config
+from tests.conftest import SMALL as SMALL_MODEL
 
 SMALL = ["--hidden_size=16", "--inner_size=16", "--epochs=2", "--use_gpu=False", "--topk=[10,20]"]
 
@@ -101,6 +104,20 @@ def test_the_grid_is_chosen_on_validation(monkeypatch: pytest.MonkeyPatch) -> No
     assert sorted(run["point"]["learning_rate"] for run in runs) == [3e-4, 1e-3, 3e-3]
     best = max(runs, key=lambda run: run["valid_score"])
     assert f"learning_rate {best['point']['learning_rate']}" in Path("leaderboard/ring/report.md").read_text()
+
+
+@pytest.mark.usefixtures("_small_board")
+def test_pretrained_rows_start_from_the_given_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = {**SMALL_MODEL, "n_exps": 8, "MAX_ITEM_LIST_LENGTH": 50, "train_stage": "inductive_ft", "checkpoint_dir": "first"}
+    source = quick_start.train(build_config("UniSRec", "ring", [], settings)).checkpoint
+    capsys.readouterr()
+    rows = ["--models", "UniSRec-inductive", "UniSRec-inductive-full", "--seeds", "1", "--no-tuning", f"--pretrained={source}"]
+    assert board(*rows) == 0
+    assert capsys.readouterr().out.count(f"from {source}: loaded") == 1
+    assert board(*rows) == 0
+    assert capsys.readouterr().out.count("(from before)") == 2
+    assert board("--models", "UniSRec-inductive-full", "--seeds", "1", "--no-tuning") == 1
+    assert "give --pretrained=FILE" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("_small_board")

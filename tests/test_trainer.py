@@ -1,9 +1,14 @@
+from pathlib import Path
+
 import pytest
 import torch
 
+from recbole_unisrec import quick_start
 from recbole_unisrec.data.features import scale_features
 from recbole_unisrec.errors import UserError
+from recbole_unisrec.settings import build_config
 from recbole_unisrec.trainer import WeightAverage
+from tests.conftest import SMALL
 
 
 def test_average_of_weights_by_hand() -> None:
@@ -49,3 +54,12 @@ def test_scaled_features_have_the_promised_moments() -> None:
     spread = whitened[1:].T @ whitened[1:] / 500
     torch.testing.assert_close(spread, torch.eye(6), atol=0.1, rtol=0.0)
     assert scale_features(weight, "none") is weight
+
+
+@pytest.mark.usefixtures("ring")
+def test_two_runs_of_one_second_keep_their_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recbole.trainer.trainer.get_local_time", lambda: "now")
+    config = build_config("UniSRec", "ring", [], {**SMALL, "epochs": 1})
+    first, second = (quick_start.train(config).checkpoint for _ in range(2))
+    assert first != second
+    assert Path(first).is_file()

@@ -288,7 +288,8 @@ def _curves(standings: Sequence[Standing]) -> str:
             axis.plot(range(1, len(curve) + 1), curve, label=s.name, color=COLOURS[i % len(COLOURS)])
     axis.set_xlabel("epoch")
     axis.set_ylabel("validation NDCG@10")
-    axis.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    if axis.lines:
+        axis.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return _svg(figure)
 
 

@@ -25,20 +25,23 @@ class Row:
         Setting and values to tune, the same number of values for every row; the choice is made on validation.
     about
         What a reader must know, in a few words.
+    pretrained
+        Whether training starts from the checkpoint that ``--pretrained`` names; other rows start from nothing.
     """
 
     model: str
     settings: dict[str, Any] = field(default_factory=dict)
     grid: dict[str, list[Any]] = field(default_factory=lambda: {"learning_rate": RATES})
     about: str = ""
+    pretrained: bool = False
 
     def points(self) -> list[dict[str, Any]]:
         """The settings to try, the property files' own value first."""
         return [{name: value} for name, values in self.grid.items() for value in values] or [{}]
 
 
-def _ours(stage: str, about: str, **settings: Any) -> Row:
-    return Row("UniSRec", {"train_stage": f"{stage}_ft", **settings}, about=about)
+def _ours(stage: str, about: str, pretrained: bool = False, **settings: Any) -> Row:
+    return Row("UniSRec", {"train_stage": f"{stage}_ft", **settings}, about=about, pretrained=pretrained)
 
 
 ROWS: dict[str, Row] = {
@@ -54,6 +57,10 @@ ROWS: dict[str, Row] = {
     "UniSRec-transductive": _ours("transductive", "the paper's model, text and IDs"),
     "UniSRec-inductive-ours": _ours("inductive", "features whitened first, weights averaged", recipe="ours"),
     "UniSRec-transductive-ours": _ours("transductive", "features whitened first, weights averaged", recipe="ours"),
+    "UniSRec-inductive-pretrained": _ours("inductive", "pre-trained, encoder frozen", True, freeze="encoder"),
+    "UniSRec-transductive-pretrained": _ours("transductive", "pre-trained, encoder frozen", True, freeze="encoder"),
+    "UniSRec-inductive-full": _ours("inductive", "pre-trained, everything learns on", True, freeze="none"),
+    "UniSRec-transductive-full": _ours("transductive", "pre-trained, everything learns on", True, freeze="none"),
     "whitened-features": _ours("transductive", "ablation: features whitened first", feature_scaling="whiten"),
     "averaged-weights": _ours("transductive", "ablation: weights averaged", ema_decay=0.98),
     "no-whitening": _ours("inductive", "ablation: linear experts", whitening=False),

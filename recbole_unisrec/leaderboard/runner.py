@@ -19,6 +19,7 @@ from recbole_unisrec.errors import UserError
 from recbole_unisrec.evaluation import POPULARITY, TestUsers, group_metrics, read_ranks, write_ranks
 from recbole_unisrec.leaderboard.rows import Row
 from recbole_unisrec.metrics import rank_metrics
+from recbole_unisrec.pretrain.checkpoint import load_pretrained
 from recbole_unisrec.settings import build_config
 
 METRICS = ("hit", "ndcg")
@@ -103,7 +104,7 @@ class Leaderboard:
     Raises
     ------
     UserError
-        If the dataset is missing, or a setting is unknown.
+        If the dataset is missing, a setting is unknown, or a row needs a pre-trained model and none is given.
     """
 
     def __init__(
@@ -117,15 +118,29 @@ class Leaderboard:
     ) -> None:
         if n_seeds < 1:
             raise UserError(f"seeds must be 1 or more, not {n_seeds}")
-        self.folder, self.dataset, self.rows = folder, dataset, rows
+        self.folder, self.dataset = folder, dataset
         self.seeds = [FIRST_SEED + i for i in range(n_seeds)]
+        self.rows = rows
         self.overrides = {"topk": list(TOPK), "metrics": ["HIT", "NDCG"], "valid_metric": "NDCG@10", **overrides}
+        self.pretrained = self._pretrained(self.overrides.pop("pretrained", None))
         self.tuned = tuned
         self.users = self._users()
         for name, row in rows.items():  # mistakes in settings show before the first hour, not after it
             if row.model:
                 self._config(row, row.points()[0], self.seeds[0])
             (folder / "runs" / name).mkdir(parents=True, exist_ok=True)
+
+    def _pretrained(self, path: str | None) -> dict[str, str]:
+        """The checkpoint and the sum of its weights, which tells runs of two checkpoints of one name apart."""
+        asking = [name for name, row in self.rows.items() if row.pretrained]
+        if asking and not path:
+            raise UserError(f"row {asking[0]} starts from a pre-trained model; give --pretrained=FILE")
+        if not path:
+            return {}
+        digest = hashlib.sha256()
+        for name, tensor in sorted(load_pretrained(path)[0].items()):
+            digest.update(name.encode() + tensor.float().numpy().tobytes())
+        return {"path": str(path), "sha256": digest.hexdigest()}
 
     def _users(self) -> TestUsers:
         shared = {k: v for k, v in self.overrides.items() if k in ("data_path", "MAX_ITEM_LIST_LENGTH", "cold_items")}
@@ -144,10 +159,14 @@ class Leaderboard:
 
     def _config(self, row: Row, point: dict[str, Any], seed: int) -> Any:
         settings = {**self.overrides, **row.settings, **point, "seed": seed}
+        if row.pretrained:
+            settings["pretrained"] = self.pretrained["path"]
         return build_config(row.model, self.dataset, [], {k: v for k, v in settings.items() if v is not None})
 
     def _key(self, row: Row, point: dict[str, Any], seed: int) -> str:
         parts = [row.model, row.settings, point, seed, self.overrides, self.facts]
+        if row.pretrained:
+            parts.append(self.pretrained["sha256"])
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
     def _file(self, name: str, key: str) -> Path:

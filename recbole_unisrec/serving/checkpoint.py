@@ -104,7 +104,7 @@ def read_checkpoint(path: Path, data_path: str | Path | None = None) -> Parts:
         settings=settings,
         network=network,
         items=item_frame(ids, texts, popularity=dataset.item_popularity()[1:].numpy()),
-        table=table[1:].numpy(),
+        table=table[1:].detach().numpy(),
         features=None if features is None else features.weight[1:].numpy(),
         queries=_queries(test.pairs, table, network),
         index=None,

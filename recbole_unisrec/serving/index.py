@@ -90,7 +90,7 @@ def exact_topk(
         stop = min(n, start + width)
         scores = query @ table[start:stop].T  # (B, width)
         if hidden is not None:
-            first, last = torch.searchsorted(hidden[1], torch.tensor([start, stop])).tolist()
+            first, last = torch.searchsorted(hidden[1].contiguous(), torch.tensor([start, stop])).tolist()
             scores[hidden[0][first:last], hidden[1][first:last] - start] = -torch.inf
         if dead is not None and len(dead):
             first, last = torch.searchsorted(dead, torch.tensor([start, stop])).tolist()

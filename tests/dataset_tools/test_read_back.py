@@ -70,7 +70,7 @@ def pairs_of(dataset: TextDataset) -> dict[str, list[Any]]:
         rows = []
         for place in range(len(part.pairs)):
             target, start = int(part.pairs.target[place]), int(part.pairs.start[place])
-            prefix = tuple(items[part.pairs.items[start:target]].tolist())[-50:]
+            prefix = tuple(items[part.pairs.items[start:target].numpy()].tolist())[-50:]
             rows.append((str(users[int(part.pairs.user[place])]), prefix, str(items[int(part.pairs.items[target])])))
         found[name] = sorted(rows)
     return found
@@ -85,7 +85,7 @@ def test_both_layouts_give_the_same_pairs_and_features(tmp_path: Path) -> None:
     (splits / "toy.inter").unlink()
     read = []
     for parent in (folder.parent, splits.parent):
-        config = build_config("UniSRec", "toy", {"data_path": str(parent), "state": "ERROR"})
+        config = build_config("UniSRec", "toy", [], {"data_path": str(parent), "state": "ERROR"})
         read.append(TextDataset(config))
     assert [dataset.layout for dataset in read] == ["standard", "split"]
     by_id, by_number = map(pairs_of, read)
