@@ -30,11 +30,12 @@ def test_comparison_is_the_paired_t_test() -> None:
     rng = np.random.default_rng(0)
     base = rng.random(200)
     better = base + 0.05 + 0.1 * rng.standard_normal(200)
-    found = compare({"SASRec": base, "better": better, "same": base.copy()}, "SASRec")
+    rows = {"SASRec": base, "better": better, "same": base.copy()}
+    found = compare({name: {"hit": values, "ndcg": 2 * values} for name, values in rows.items()}, "SASRec")
     assert set(found) == {"better", "same"}
-    assert found["better"].p == pytest.approx(2 * scipy_stats.ttest_rel(better, base).pvalue)
-    assert found["better"].relative == pytest.approx(better.mean() / base.mean() - 1)
-    assert found["same"].p == 1.0
+    assert found["better"]["hit"].p == pytest.approx(4 * scipy_stats.ttest_rel(better, base).pvalue)  # of four tests
+    assert found["better"]["ndcg"].relative == pytest.approx(better.mean() / base.mean() - 1)
+    assert found["same"]["ndcg"].p == 1.0
 
 
 def test_per_user_is_the_mean_over_seeds() -> None:

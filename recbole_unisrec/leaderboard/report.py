@@ -15,7 +15,7 @@ from recbole_unisrec.evaluation import POPULARITY, group_names
 from recbole_unisrec.leaderboard.published import RECALLED, published
 from recbole_unisrec.leaderboard.rows import RATES
 from recbole_unisrec.leaderboard.runner import NAMES, Leaderboard, Standing
-from recbole_unisrec.leaderboard.stats import Comparison, compare, per_user
+from recbole_unisrec.leaderboard.stats import compare, per_user
 
 SIGNIFICANT = 0.01
 # colour-blind safe (Okabe and Ito)
@@ -53,19 +53,30 @@ def reference_of(standings: Sequence[Standing]) -> str | None:
     return next((name for name in ("SASRec", "SASRecPacked") if name in names), None)
 
 
-def comparisons(board: Leaderboard, standings: Sequence[Standing]) -> dict[str, Comparison]:
-    """Paired test of every row's NDCG@10 against the reference row's."""
-    reference = reference_of(standings)
-    if reference is None:
-        return {}
-    return compare({s.name: per_user(board.ranks(s)) for s in standings}, reference)
+def comparison_table(board: Leaderboard, standings: Sequence[Standing], reference: str) -> tuple[Header, Cells]:
+    """Every row against the reference in every metric: the change of the mean, and a paired test over users."""
+    rows: dict[str, dict[str, np.ndarray]] = {}
+    for s in standings:
+        ranks = board.ranks(s)
+        rows[s.name] = {metric: per_user(ranks, *split_name(metric)) for metric in NAMES}
+    tests = compare(rows, reference)
+    cells = [
+        [name, *(f"{found[metric].relative:+.1%}, {p_value(found[metric].p)}" for metric in NAMES)]
+        for name, found in tests.items()
+    ]
+    return ["row", *(name.upper() for name in NAMES)], cells
+
+
+def split_name(metric: str) -> tuple[str, int]:
+    """``hit@10`` as ("hit", 10)."""
+    kind, _, k = metric.partition("@")
+    return kind, int(k)
 
 
 def main_table(board: Leaderboard, standings: Sequence[Standing], link: bool) -> tuple[Header, Cells]:
     """Header and cells of the main table; `link` makes the seeds links to their JSON files (Markdown)."""
-    tests, reference = comparisons(board, standings), reference_of(standings)
     best = {metric: marks(standings, metric) for metric in NAMES}
-    header = ["row", *(n.upper() for n in NAMES), f"NDCG@10 against {reference}", "tuned to", "s a run", "runs"]
+    header = ["row", *(n.upper() for n in NAMES), "tuned to", "s a run", "runs"]
     header += [f"the paper's ({RECALLED})", "what it is"]
     cells = []
     for s in standings:
@@ -75,8 +86,6 @@ def main_table(board: Leaderboard, standings: Sequence[Standing], link: bool) ->
             text = f"{values.mean():.4f} ± {spread(values):.4f}"
             kind = best[metric].get(s.name)
             row.append(f"**{text}**" if kind == "best" else f"_{text}_" if kind == "second" else text)
-        test = tests.get(s.name)
-        row.append(f"{test.relative:+.1%}, {p_value(test.p)}" if test else "–")
         row.append(", ".join(f"{k} {v}" for k, v in s.chosen.items()) or "–")
         row.append(f"{np.median([run.seconds for run in s.runs]):.0f}")
         files = [f"runs/{s.name}/{run.key}.json" for run in s.runs]
@@ -118,15 +127,22 @@ def sections(board: Leaderboard, standings: Sequence[Standing], command: str, li
     tuned = [s.name for s in standings if s.name in board.tuned and s.row.model]
     grid = f"was tuned on validation NDCG@10 with the first seed, over the learning rates {', '.join(map(str, RATES))}"
     n_seeds = max(len(s.runs) for s in standings)
+    reference, against = reference_of(standings), []
+    if reference is not None and len(standings) > 1:
+        against = [
+            ("head", f"Against {reference}"),
+            ("text", "Change of the mean, and the p of a paired t-test over users (each user's mean over seeds), two-sided, "
+             "Holm-corrected for the number of rows and metrics."),
+            ("table", comparison_table(board, standings, reference)),
+        ]  # fmt: skip
     parts: list[Any] = [
         ("title", f"Leaderboard of {board.dataset}"),
         ("text", f"{facts}. Leave-one-out, ranking over all items. Mean ± standard deviation over {n_seeds} seeds."),
         ("text", (f"{', '.join(tuned)} {grid}; the others have the property files' settings." if tuned
                   else "Settings are those of the property files; nothing was tuned.")
          + " The best figure of a column is bold, the second best italic."),
-        ("text", "Significance: paired t-test over users on NDCG@10 (mean over seeds), two-sided, Holm-corrected for the "
-         "number of rows."),
         ("table", main_table(board, standings, link)),
+        *against,
         ("head", "By how often the item to find occurs in training"),
         ("text", "HIT@10; 0 is an item that never occurs in training."),
         ("table", group_table(board, standings, "hit@10")),
@@ -200,8 +216,9 @@ def page(board: Leaderboard, standings: Sequence[Standing], command: str) -> str
             header, cells = content
             head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
             rows = []
-            for standing, row in zip(standings, cells, strict=True):
-                links = {header.index("runs"): _seeds(standing)} if "runs" in header else {}
+            by_name = {standing.name: standing for standing in standings}
+            for row in cells:
+                links = {header.index("runs"): _seeds(by_name[row[0]])} if "runs" in header else {}
                 tds = "".join(f"<td>{links.get(i) or _cell(cell)}</td>" for i, cell in enumerate(row))
                 rows.append(f"<tr>{tds}</tr>")
             table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"

@@ -45,30 +45,30 @@ def holm(p: list[float]) -> list[float]:
     return corrected
 
 
-def compare(rows: dict[str, np.ndarray], reference: str) -> dict[str, Comparison]:
-    """Paired test of every row against one.
+def compare(rows: dict[str, dict[str, np.ndarray]], reference: str) -> dict[str, dict[str, Comparison]]:
+    """Paired test of every row against one, in every metric.
 
     Parameters
     ----------
     rows
-        float64 [U] metric of each user, the users in one order for all rows.
+        By row and metric, float64 [U] values of each user, the users in one order for all.
     reference
         Name of the row to compare with.
 
     Returns
     -------
     dict
-        A `Comparison` for each other row.
+        A `Comparison` for each other row and metric.
     """
-    base = rows[reference]
-    others = [name for name in rows if name != reference]
+    tests = [(name, metric) for name in rows if name != reference for metric in rows[name]]
     raw = []
-    for name in others:
-        p = stats.ttest_rel(rows[name], base).pvalue if np.any(rows[name] != base) else 1.0
-        raw.append(float(p))
-    mean = float(base.mean())
-    found = {}
-    for name, p in zip(others, holm(raw), strict=True):
-        difference = float(rows[name].mean()) - mean
-        found[name] = Comparison(difference, difference / mean if mean else float("nan"), p)
+    for name, metric in tests:
+        values, base = rows[name][metric], rows[reference][metric]
+        raw.append(float(stats.ttest_rel(values, base).pvalue) if np.any(values != base) else 1.0)
+    found: dict[str, dict[str, Comparison]] = {}
+    for (name, metric), p in zip(tests, holm(raw), strict=True):
+        mean = float(rows[reference][metric].mean())
+        difference = float(rows[name][metric].mean()) - mean
+        relative = difference / mean if mean else float("nan")
+        found.setdefault(name, {})[metric] = Comparison(difference, relative, p)
     return found
