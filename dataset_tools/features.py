@@ -578,7 +578,11 @@ def _default_device() -> torch.device:
 def _bar(total: int, show: bool, done: int = 0) -> Any:
     from tqdm import tqdm
 
-    return tqdm(total=total, initial=done, unit=" texts", desc="encode", smoothing=0.1, disable=not show)
+    # into a file or pipe the bar would be one endless line; a look every half minute is enough there
+    every = 0.1 if sys.stderr.isatty() else 30.0
+    return tqdm(
+        total=total, initial=done, unit=" texts", desc="encode", smoothing=0.1, mininterval=every, disable=not show
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------------

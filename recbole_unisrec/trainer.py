@@ -84,7 +84,7 @@ class PackedTrainer(Trainer):
             train_data.set_epoch(epoch_idx)
         total = torch.zeros((), device=self.device)
         every = 1 if self.device.type == "cpu" else NAN_CHECK_EVERY
-        batches = tqdm(train_data, desc=f"epoch {epoch_idx:>3}", unit="step", leave=False, disable=not show_progress)
+        batches = tqdm(train_data, desc=f"epoch {epoch_idx:>3}", unit="step", leave=False, disable=None if show_progress else True)
         for step, batch in enumerate(batches):
             batch = batch.to(self.device)
             self.optimizer.zero_grad(set_to_none=True)
@@ -168,7 +168,7 @@ class PackedTrainer(Trainer):
             table = self.model.eval_table()
         candidates = self.model.scaled(table.float())
         blocks = torch.arange(len(pairs)).split(EVAL_ROWS)
-        for index in tqdm(blocks, desc="evaluate", unit="block", leave=False, disable=not show_progress):
+        for index in tqdm(blocks, desc="evaluate", unit="block", leave=False, disable=None if show_progress else True):
             batch, order = pack_last(pairs, index, lengths)
             with self.autocast():
                 output = self.model.packed_outputs(batch.to(self.device), table)

@@ -1,3 +1,4 @@
+import configparser
 import os
 import pickle
 from pathlib import Path
@@ -38,3 +39,12 @@ def test_a_torn_file_is_one_sentence(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.pth").write_bytes(content)
     with pytest.raises(UserError, match="cannot load"):
         safe_torch_load(tmp_path / "x.pth")
+
+
+def test_the_wheel_holds_every_package() -> None:
+    root = Path(__file__).resolve().parents[1]
+    settings = configparser.ConfigParser()
+    settings.read(root / "setup.cfg")
+    listed = set(settings["options"]["packages"].split())
+    found = {".".join(p.parent.relative_to(root).parts) for p in root.glob("recbole_unisrec/**/__init__.py")}
+    assert listed == found | {"recbole_unisrec.props", "dataset_tools"}

@@ -222,7 +222,7 @@ class UniSRecPretrainTrainer(PackedTrainer):
         check = 1 if self.device.type == "cpu" else NAN_CHECK_EVERY
         first = self.step
         bar = tqdm(
-            self.loader, desc=f"epoch {epoch:>3}", unit="step", leave=False, disable=not show_progress,
+            self.loader, desc=f"epoch {epoch:>3}", unit="step", leave=False, disable=None if show_progress else True,
             total=n_steps, initial=first,
         )  # fmt: skip
         n_rows = 0
