@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +50,7 @@ class TableRecommender(SequentialRecommender):
 
     A subclass defines `item_table`. Everything else is here, in two ways that agree without dropout: *packed*, where
     the table is computed once a step and one pass over a sequence predicts all of its items, and *prefix*, where each
-    row of the batch is one padded prefix (RecBole's way).
+    row of the batch is one prefix (RecBole's way) and each of its items goes through the adaptor by itself.
 
     Parameters
     ----------
@@ -115,11 +116,15 @@ class TableRecommender(SequentialRecommender):
         Tensor
             [B, d], the output at the last item, not normalised.
         """
-        batch, length = item_seq.shape
-        position = torch.arange(length, device=item_seq.device).repeat(batch)
-        inputs = self.item_table(item_seq).flatten(0, 1)  # (B·L, d)
-        output = self.encode(inputs, position, [(batch, length)]).view(batch, length, -1)
-        return output[torch.arange(batch, device=item_seq.device), item_seq_len - 1]
+        return self._last_outputs(item_seq, item_seq_len, self.item_table)
+
+    def _last_outputs(self, item_seq: Tensor, item_seq_len: Tensor, vectors: Callable[[Tensor], Tensor]) -> Tensor:
+        """Outputs [B, d] at the last items; `vectors` gives those of int64 items [T] -> [T, d]."""
+        place = torch.arange(item_seq.shape[1], device=item_seq.device).expand_as(item_seq)  # (B, L)
+        valid = place < item_seq_len.unsqueeze(1)
+        buckets = [(1, length) for length in item_seq_len.tolist()]
+        output = self.encode(vectors(item_seq[valid]), place[valid], buckets)  # (T, d), histories end to end
+        return output[item_seq_len.cumsum(0) - 1]
 
     def packed_outputs(self, batch: PackedBatch, table: Tensor) -> Tensor:
         """Outputs [P, d] that predict `batch.target`, from a table [n_items, d]; normalised if `cosine`."""
@@ -170,12 +175,10 @@ class TableRecommender(SequentialRecommender):
         return clone
 
     def _outputs(self, interaction: Interaction, table: Tensor) -> Tensor:
-        item_seq, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        batch, width = item_seq.shape
-        position = torch.arange(width, device=item_seq.device).repeat(batch)
-        output = self.encode(F.embedding(item_seq, table).flatten(0, 1), position, [(batch, width)])
-        last = torch.arange(batch, device=item_seq.device) * width + length - 1
-        return self.scaled(output[last])
+        last = self._last_outputs(
+            interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], lambda items: F.embedding(items, table)
+        )
+        return self.scaled(last)
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Scores [B, n_items] of all items (cosine where the model uses it, without the temperature)."""
