@@ -2,9 +2,9 @@
 
 Sequences lie end to end in one [T, d] matrix, sorted into buckets of equal length. A sequence shorter than its bucket
 is padded on the right, which a causal encoder never looks at. Everything but attention works on the matrix as a whole.
-Attention cuts it into rows of as many positions as the longest sequence has, so that a sequence lies in one row or
-two, and lets each row look at itself and the row before: a few large products, whatever the mixture of lengths.
-Parameter names are those of RecBole's ``TransformerEncoder``, and so of the authors' checkpoints.
+Attention in training cuts it into rows of as many positions as the longest sequence has, so that a sequence lies in
+one row or two, and lets each row look at itself and the row before: a few large products, whatever the mixture of
+lengths. Without gradients it goes bucket by bucket, which copies nothing. Parameter names are those of RecBole's ``TransformerEncoder``, and so of the authors' checkpoints.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_unisrec.model.dropout import Dropout, dropout
+from recbole_unisrec.model.linear import linear
 
 Buckets = Sequence[tuple[int, int]]  # (number of sequences n, length L) in the order of the matrix; Σ n·L = T
 
@@ -70,12 +71,12 @@ class Rows:
         mask = (key >= first) & (key <= position)
         return cls(n, width, mask.unsqueeze(1).to(device, non_blocking=True), previous=True)
 
-    def split(self, qkv: Tensor, n_heads: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries [n, nh, width, hs], keys and values [n, nh, keys, hs] of qkv [T, 3d]."""
+    def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [n, nh, width, hs], keys and values [n, nh, keys, hs] of qkv [T, 3, nh, hs]."""
         missing = self.n * self.width - len(qkv)
         if missing:
-            qkv = F.pad(qkv, (0, 0, 0, missing))
-        cut = qkv.view(self.n, self.width, 3, n_heads, -1)
+            qkv = F.pad(qkv, (0, 0, 0, 0, 0, 0, 0, missing))
+        cut = qkv.unflatten(0, (self.n, self.width))
         query, key_value = cut[:, :, 0], cut[:, :, 1:]
         if self.previous:
             before = torch.cat([torch.zeros_like(key_value[:1]), key_value[:-1]])
@@ -84,12 +85,14 @@ class Rows:
         return query.transpose(1, 2), key, value
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, p: float) -> Tensor:
-    """Scaled dot-product attention with dropout `p`, as ``F.scaled_dot_product_attention``."""
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, p: float) -> Tensor:
+    """Scaled dot-product attention with dropout `p`, as ``F.scaled_dot_product_attention``; causal without a mask."""
     if p == 0 or query.device.type != "cpu":
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=p)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=p, is_causal=mask is None)
     # the library's dropout draws slowly on a CPU
     scores = query @ (key * query.shape[-1] ** -0.5).transpose(-1, -2)
+    if mask is None:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).masked_fill_(~mask, float("-inf"))
     return dropout(scores.softmax(dim=-1).to(value.dtype), p, training=True) @ value
 
@@ -109,14 +112,44 @@ class MultiHeadAttention(nn.Module):
         self.LayerNorm = nn.LayerNorm(hidden_size, eps=eps)
         self.out_dropout = Dropout(hidden_dropout)
 
-    def forward(self, x: Tensor, rows: Rows) -> Tensor:  # (T, d) -> (T, d)
-        projections = (self.query, self.key, self.value)
-        weight = torch.cat([p.weight for p in projections])  # one product of width 3d instead of three
-        bias = torch.cat([p.bias for p in projections])
-        query, key, value = rows.split(F.linear(x, weight, bias), self.n_heads)
+    def project(self, x: Tensor, projections: Sequence[nn.Linear]) -> Tensor:
+        """Several linear maps of x [T, d] as one product -> [T, len(projections), nh, hs]."""
+        weight, bias = torch.cat([p.weight for p in projections]), torch.cat([p.bias for p in projections])
+        return linear(x, weight, bias).unflatten(-1, (len(projections), self.n_heads, -1))
+
+    def attend_rows(self, x: Tensor, rows: Rows) -> Tensor:
+        """Mixed values of all positions, [T, d] -> [T, d]."""
+        query, key, value = rows.split(self.project(x, (self.query, self.key, self.value)))
         mixed = attend(query, key, value, rows.mask, self.attn_dropout if self.training else 0.0)
-        context = mixed.transpose(1, 2).reshape(rows.n * rows.width, -1)[: len(x)]
-        return self.LayerNorm(self.out_dropout(self.dense(context)) + x)
+        return mixed.transpose(1, 2).reshape(rows.n * rows.width, -1)[: len(x)]
+
+    def attend_buckets(self, x: Tensor, buckets: Buckets, last: Tensor | None) -> Tensor:
+        """Mixed values of all positions [T, d] -> [T, d], or of the rows `last` [B] alone -> [B, d]."""
+        p = self.attn_dropout if self.training else 0.0
+        if last is None:
+            cut = self.project(x, (self.query, self.key, self.value))  # (T, 3, nh, hs)
+        else:
+            cut = self.project(x, (self.key, self.value))
+            queries = self.project(x[last], (self.query,)).transpose(1, 2)  # (B, nh, 1, hs)
+        contexts, row, start = [], 0, 0
+        for n, length in buckets:
+            part = cut[start : start + n * length].unflatten(0, (n, length)).permute(2, 0, 3, 1, 4)  # (.., n, nh, L, hs)
+            if last is None:
+                mixed = attend(*part, None, p)
+            else:
+                place = last[row : row + n] - start - length * torch.arange(n, device=x.device)
+                mask = torch.arange(length, device=x.device) <= place.unsqueeze(1)  # (n, L)
+                mixed = attend(queries[row : row + n], *part, mask.view(n, 1, 1, length), p)
+            contexts.append(mixed.transpose(1, 2).reshape(-1, x.shape[1]))
+            row, start = row + n, start + n * length
+        return torch.cat(contexts)
+
+    def forward(self, x: Tensor, buckets: Buckets, rows: Rows | None, last: Tensor | None) -> Tensor:
+        """See `CausalTransformer.forward`; `rows` of the `buckets`, if attention is to go by them."""
+        by_rows = rows is not None and last is None
+        context = self.attend_rows(x, rows) if by_rows else self.attend_buckets(x, buckets, last)
+        kept = x if last is None else x[last]
+        return self.LayerNorm(self.out_dropout(linear(context, self.dense.weight, self.dense.bias)) + kept)
 
 
 class FeedForward(nn.Module):
@@ -133,7 +166,8 @@ class FeedForward(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:  # (T, d) -> (T, d)
-        return self.LayerNorm(self.dropout(self.dense_2(self.activation(self.dense_1(x)))) + x)
+        inner = self.activation(linear(x, self.dense_1.weight, self.dense_1.bias))
+        return self.LayerNorm(self.dropout(linear(inner, self.dense_2.weight, self.dense_2.bias)) + x)
 
 
 class TransformerLayer(nn.Module):
@@ -145,8 +179,8 @@ class TransformerLayer(nn.Module):
         self.multi_head_attention = MultiHeadAttention(n_heads, hidden_size, hidden_dropout, attn_dropout, eps)
         self.feed_forward = FeedForward(hidden_size, inner_size, hidden_dropout, activation, eps)
 
-    def forward(self, x: Tensor, rows: Rows) -> Tensor:
-        return self.feed_forward(self.multi_head_attention(x, rows))
+    def forward(self, x: Tensor, buckets: Buckets, rows: Rows | None, last: Tensor | None) -> Tensor:
+        return self.feed_forward(self.multi_head_attention(x, buckets, rows, last))
 
 
 class CausalTransformer(nn.Module):
@@ -172,9 +206,23 @@ class CausalTransformer(nn.Module):
             for _ in range(n_layers)
         )
 
-    def forward(self, x: Tensor, buckets: Buckets) -> Tensor:
-        """Encode packed inputs x [T, d] (see the module docstring for `buckets`) -> [T, d]."""
-        rows = Rows.of(buckets, x.device)
-        for layer in self.layer:
-            x = layer(x, rows)
+    def forward(self, x: Tensor, buckets: Buckets, last: Tensor | None = None) -> Tensor:
+        """Encode packed sequences.
+
+        Parameters
+        ----------
+        x
+            [T, d] inputs, in the order of `buckets` (see the module's docstring).
+        last
+            int64 [B] the one row of each sequence whose output is wanted, in order; None for all. The last layer
+            computes keys and values for all rows, and everything else for these alone.
+
+        Returns
+        -------
+        Tensor
+            [T, d], or [B, d].
+        """
+        rows = Rows.of(buckets, x.device) if torch.is_grad_enabled() else None
+        for number, layer in enumerate(self.layer, start=1):
+            x = layer(x, buckets, rows, last if number == len(self.layer) else None)
         return x
