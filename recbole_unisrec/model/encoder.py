@@ -85,14 +85,12 @@ class Rows:
         return query.transpose(1, 2), key, value
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, p: float) -> Tensor:
-    """Scaled dot-product attention with dropout `p`, as ``F.scaled_dot_product_attention``; causal without a mask."""
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, p: float) -> Tensor:
+    """Scaled dot-product attention with dropout `p`, as ``F.scaled_dot_product_attention``."""
     if p == 0 or query.device.type != "cpu":
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=p, is_causal=mask is None)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=p)
     # the library's dropout draws slowly on a CPU
     scores = query @ (key * query.shape[-1] ** -0.5).transpose(-1, -2)
-    if mask is None:
-        mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).masked_fill_(~mask, float("-inf"))
     return dropout(scores.softmax(dim=-1).to(value.dtype), p, training=True) @ value
 
@@ -123,32 +121,47 @@ class MultiHeadAttention(nn.Module):
         mixed = attend(query, key, value, rows.mask, self.attn_dropout if self.training else 0.0)
         return mixed.transpose(1, 2).reshape(rows.n * rows.width, -1)[: len(x)]
 
-    def attend_buckets(self, x: Tensor, buckets: Buckets, last: Tensor | None) -> Tensor:
-        """Mixed values of all positions [T, d] -> [T, d], or of the rows `last` [B] alone -> [B, d]."""
-        p = self.attn_dropout if self.training else 0.0
-        if last is None:
-            cut = self.project(x, (self.query, self.key, self.value))  # (T, 3, nh, hs)
-        else:
-            cut = self.project(x, (self.key, self.value))
-            queries = self.project(x[last], (self.query,)).transpose(1, 2)  # (B, nh, 1, hs)
-        contexts, row, start = [], 0, 0
+    def attend_buckets(self, x: Tensor, buckets: Buckets) -> Tensor:
+        """`attend_rows` bucket by bucket."""
+        cut = self.project(x, (self.query, self.key, self.value))  # (T, 3, nh, hs)
+        contexts, start = [], 0
         for n, length in buckets:
-            part = cut[start : start + n * length].unflatten(0, (n, length)).permute(2, 0, 3, 1, 4)  # (.., n, nh, L, hs)
-            if last is None:
-                mixed = attend(*part, None, p)
-            else:
-                place = last[row : row + n] - start - length * torch.arange(n, device=x.device)
-                mask = torch.arange(length, device=x.device) <= place.unsqueeze(1)  # (n, L)
-                mixed = attend(queries[row : row + n], *part, mask.view(n, 1, 1, length), p)
-            contexts.append(mixed.transpose(1, 2).reshape(-1, x.shape[1]))
-            row, start = row + n, start + n * length
+            part = cut[start : start + n * length].unflatten(0, (n, length)).permute(2, 0, 3, 1, 4)  # (3, n, nh, L, hs)
+            mixed = F.scaled_dot_product_attention(*part, is_causal=True)
+            contexts.append(mixed.transpose(1, 2).reshape(n * length, -1))
+            start += n * length
         return torch.cat(contexts)
+
+    def attend_last(self, x: Tensor, buckets: Buckets, last: Tensor) -> Tensor:
+        """Mixed values [B, d] of the rows `last` of x [T, d] alone, without keys and values of the others.
+
+        With q·(K x + b) = (Kᵀq)·x + q·b and Σ a·(V x + b) = V (Σ a·x) + b Σ a.
+        """
+        heads = (self.n_heads, -1)
+        query = self.project(x[last], (self.query,)).squeeze(1) * (x.shape[1] // self.n_heads) ** -0.5  # (B, nh, hs)
+        asked = torch.einsum("bhs,hsd->bhd", query, self.key.weight.unflatten(0, heads))
+        constant = (query * self.key.bias.unflatten(0, heads)).sum(-1, keepdim=True).to(asked.dtype)  # (B, nh, 1)
+        x, mixed, sums, row, start = x.to(asked.dtype), [], [], 0, 0
+        for n, length in buckets:
+            items, mine = x[start : start + n * length].view(n, length, -1), slice(row, row + n)  # (n, L, d)
+            place = last[mine] - start - length * torch.arange(n, device=x.device)
+            later = torch.arange(length, device=x.device) > place.view(n, 1, 1)
+            logits = torch.bmm(asked[mine], items.transpose(1, 2)) + constant[mine]  # (n, nh, L)
+            shares = logits.masked_fill(later, float("-inf")).softmax(dim=-1)
+            shares = dropout(shares, self.attn_dropout, self.training).to(x.dtype)
+            mixed.append(torch.bmm(shares, items))  # (n, nh, d)
+            sums.append(shares.sum(dim=-1, keepdim=True))
+            row, start = row + n, start + n * length
+        value = torch.einsum("bhd,hsd->bhs", torch.cat(mixed), self.value.weight.unflatten(0, heads))
+        return (value + torch.cat(sums) * self.value.bias.unflatten(0, heads)).flatten(1)
 
     def forward(self, x: Tensor, buckets: Buckets, rows: Rows | None, last: Tensor | None) -> Tensor:
         """See `CausalTransformer.forward`; `rows` of the `buckets`, if attention is to go by them."""
-        by_rows = rows is not None and last is None
-        context = self.attend_rows(x, rows) if by_rows else self.attend_buckets(x, buckets, last)
-        kept = x if last is None else x[last]
+        if last is not None:
+            context, kept = self.attend_last(x, buckets, last), x[last]
+        else:
+            context = self.attend_buckets(x, buckets) if rows is None else self.attend_rows(x, rows)
+            kept = x
         return self.LayerNorm(self.out_dropout(linear(context, self.dense.weight, self.dense.bias)) + kept)
 
 
@@ -214,15 +227,15 @@ class CausalTransformer(nn.Module):
         x
             [T, d] inputs, in the order of `buckets` (see the module's docstring).
         last
-            int64 [B] the one row of each sequence whose output is wanted, in order; None for all. The last layer
-            computes keys and values for all rows, and everything else for these alone.
+            int64 [B] the one row of each sequence whose output is wanted, in order; None for all. The last layer is
+            computed for these alone.
 
         Returns
         -------
         Tensor
             [T, d], or [B, d].
         """
-        rows = Rows.of(buckets, x.device) if torch.is_grad_enabled() else None
+        rows = Rows.of(buckets, x.device) if torch.is_grad_enabled() or self.training else None
         for number, layer in enumerate(self.layer, start=1):
             x = layer(x, buckets, rows, last if number == len(self.layer) else None)
         return x
