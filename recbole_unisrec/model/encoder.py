@@ -127,7 +127,8 @@ class MultiHeadAttention(nn.Module):
         contexts, start = [], 0
         for n, length in buckets:
             part = cut[start : start + n * length].unflatten(0, (n, length)).permute(2, 0, 3, 1, 4)  # (3, n, nh, L, hs)
-            mixed = F.scaled_dot_product_attention(*part, is_causal=True)
+            query, key, value = part
+            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
             contexts.append(mixed.transpose(1, 2).reshape(n * length, -1))
             start += n * length
         return torch.cat(contexts)
