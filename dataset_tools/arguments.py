@@ -49,9 +49,19 @@ def add_arguments(parser: argparse.ArgumentParser, *, k: int = 5) -> None:
         "--precision", choices=PRECISIONS, default="fp32", help="arithmetic of the encoder (default: %(default)s)"
     )
     encoder.add_argument(
-        "--word_drop", type=float, default=0.0, help="also write features with words dropped (the paper: 0.15)"
+        "--word_drop", type=_probability, default=0.0, help="also write features with words dropped (the paper: 0.15)"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress and no table of counts")
+
+
+def _probability(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a probability, at least 0 and below 1")
+    return value
 
 
 def _natural(text: str) -> int:

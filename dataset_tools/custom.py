@@ -166,9 +166,16 @@ def make_parser() -> argparse.ArgumentParser:
         "--text_cols", nargs="+", default=["title"], metavar="COL", help="text columns, in order (default: title)"
     )
     source.add_argument("--encoding", default="utf-8", help="of csv and tsv (default: %(default)s)")
-    source.add_argument("--separator", help="of csv and tsv, such as ';' (default: by the name of the file)")
+    source.add_argument("--separator", type=_character, help="of csv and tsv, such as ';' (default: by the name of the file)")
     add_arguments(parser)
     return parser
+
+
+def _character(text: str) -> str:
+    text = "\t" if text == "\\t" else text
+    if len(text.encode()) != 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one ASCII character")
+    return text
 
 
 def main(arguments: list[str]) -> int:

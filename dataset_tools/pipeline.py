@@ -417,11 +417,13 @@ def k_core_dataset(data: Interactions, texts: Mapping[int, str], user_k: int, it
     Raises
     ------
     UserError
-        If the k-core leaves nothing, see `keep_k_core`.
+        If the k-core leaves nothing, see `keep_k_core`, or no item has a text.
     """
     keep_k_core(data, user_k, item_k)
     dataset = make_sequences(data)
     dataset.texts = [texts[code] for code in data.item_ids.encode(dataset.item_ids).tolist()]
+    if all(map(is_empty_text, dataset.texts)):
+        raise UserError(f"none of the {len(dataset.texts):,} items has a text; is it the right item file, with these text fields?")
     return dataset
 
 
