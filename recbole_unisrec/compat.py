@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import pickle
+import sys
 import types
 import warnings
 from typing import Any
@@ -110,7 +111,8 @@ def _patch_load() -> None:
 
 def _patch_anomaly() -> None:
     """sine.py switches autograd's anomaly detection on for the whole process when any sequential model is imported."""
-    before = torch.is_anomaly_enabled()
+    imported = "recbole.model.sequential_recommender.sine" in sys.modules  # before us, so that it is on by now
+    before = torch.is_anomaly_enabled() and not imported
     importlib.import_module("recbole.model.sequential_recommender")
     torch.autograd.set_detect_anomaly(before)
 

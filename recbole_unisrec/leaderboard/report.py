@@ -12,6 +12,7 @@ import numpy as np
 
 from dataset_tools.common import write_text
 from recbole_unisrec.evaluation import POPULARITY, group_names
+from recbole_unisrec.leaderboard.live import marks, spread
 from recbole_unisrec.leaderboard.published import RECALLED, published
 from recbole_unisrec.leaderboard.rows import RATES, Row
 from recbole_unisrec.leaderboard.runner import Leaderboard, Standing
@@ -23,17 +24,6 @@ COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#0
 
 Header = list[str]
 Cells = list[list[str]]
-
-
-def spread(values: np.ndarray) -> float:
-    """Standard deviation over seeds (of a sample), 0 for a single one."""
-    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
-
-
-def marks(standings: Sequence[Standing], metric: str) -> dict[str, str]:
-    """``best`` and ``second`` by the mean over seeds."""
-    order = sorted(standings, key=lambda s: -s.values(metric).mean())
-    return {s.name: kind for s, kind in zip(order, ("best", "second"), strict=False)} if len(order) > 1 else {}
 
 
 def standings_of(board: Leaderboard, rows: dict[str, Row], tuned: dict[str, bool]) -> list[Standing]:
@@ -48,17 +38,6 @@ def standings_of(board: Leaderboard, rows: dict[str, Row], tuned: dict[str, bool
         standings = [s for way in ways if (s := board.finished(row, way))]
         found += [max(standings, key=lambda s: len(s.runs))] if standings else []
     return found
-
-
-def live_table(board: Leaderboard, standings: Sequence[Standing]) -> str:
-    """Means and deviations over seeds as aligned text, for the terminal."""
-    width = max(len(s.name) for s in standings)
-    lines = [f"{'':{width}}  " + "  ".join(f"{n.upper():>14}" for n in board.names) + "  seeds  s a run"]
-    for s in standings:
-        cells = "  ".join(f"{s.values(n).mean():.4f} ±{spread(s.values(n)):.4f}".rjust(14) for n in board.names)
-        seconds = np.median([run.seconds for run in s.runs])
-        lines.append(f"{s.name:{width}}  {cells}  {len(s.runs):5}  {seconds:7.0f}")
-    return "\n".join(lines)
 
 
 def reference_of(standings: Sequence[Standing]) -> str | None:

@@ -31,6 +31,8 @@ class Row:
         What a reader must know, in a few words.
     pretrained
         Name of the checkpoint (``--pretrained NAME=FILE``) that training starts from; empty: it starts from nothing.
+    package
+        Optional package that trains it in the place of RecBole.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Row:
     grid: dict[str, list[Any]] = field(default_factory=lambda: {"learning_rate": RATES})
     about: str = ""
     pretrained: str = ""
+    package: str = ""
 
     def points(self) -> list[dict[str, Any]]:
         """The settings to try, the property files' own value first."""
@@ -55,9 +58,15 @@ _ROWS = [
     Row("SASRecPacked", "SASRecPacked", about="SASRec on our data path"),
     Row("GRU4Rec", "GRU4Rec", about="RecBole's"),
     Row("BERT4Rec", "BERT4Rec", about="RecBole's"),
-    Row("FDSA", "FDSA", about="RecBole's, with the words of the text"),
+    Row("FDSA", "FDSAText", about="RecBole's, text features for attributes"),
+    Row("S3Rec", "S3RecText", about="RecBole's, text features for attributes, pre-trained on this dataset first"),
     Row("SASRec-text", "SASRecText", about="linear map of the text features"),
     Row("ZESRec", "ZESRec", about="linear map and item offsets"),
+    Row(
+        "RecTools-UniSRec", "SASRecText", {"hidden_size": 256, "n_heads": 1, "train_batch_size": 128},
+        grid={"learning_rate": [1e-4, 3e-4, 1e-3]}, package="rectools",
+        about="UniSRecModel of the package rectools, its defaults otherwise",
+    ),
     _ours("UniSRec-inductive", "inductive", "the paper's model, text only"),
     _ours("UniSRec-transductive", "transductive", "the paper's model, text and IDs"),
     *(_ours(f"UniSRec-{stage}-ours", stage, "features whitened first, weights averaged", recipe="ours") for stage in STAGES),
