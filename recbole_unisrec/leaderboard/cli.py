@@ -65,7 +65,7 @@ def command(arguments: list[str], settings: dict[str, str]) -> int:
                 f"no row is finished in {folder} with these settings; give the settings of the runs, or drop --report-only"
             )
         print(live.text_table(board, standings))
-        target = report.write(board, standings, said)
+        target = report.Report(board, standings, said).write()
     else:
         board.check()
         shown = {**chosen, **{name: row for name, row in rows.ROWS.items() if name not in chosen}}
@@ -75,8 +75,11 @@ def command(arguments: list[str], settings: dict[str, str]) -> int:
             return report.standings_of(board, shown, tuned)
 
         with live.watch(board, standings_now) as watch:
-            for _ in board.fill(watch):
-                target = report.write(board, standings_now(), said)
+            for standing in board.fill(watch):
+                if watch.news or standing.name == list(chosen)[-1]:
+                    watch.complete()
+                    target = report.Report(board, standings_now(), said).write()
+                    watch.news = False
     print(f"report: {target} (and report.md beside it)")
     return 0
 

@@ -49,7 +49,7 @@ class Watch:
 
     def __init__(self, board: Leaderboard, standings: Callable[[], list[Standing]]) -> None:
         self.board, self.standings = board, standings
-        self.table = ""
+        self.news = False  # whether a run has ended since the last row was complete
 
     def __enter__(self) -> Watch:
         return self
@@ -68,11 +68,12 @@ class Watch:
 
     def end(self, what: str, run: Run, known: bool) -> None:
         """A run is there."""
+        self.news = self.news or not known
         score = f"valid {self.board.score.upper()} {run.valid_score:.4f}"
         self.tell(f"{what}: {score}{' (from before)' if known else ''}")
 
     def complete(self) -> None:
-        """A row is complete."""
+        """A row is complete, or the whole board is."""
         self.tell(f"\n{text_table(self.board, self.standings())}\n")
 
 
@@ -106,6 +107,7 @@ class LiveWatch(Watch):
         self.what, self.line = what, ""
 
     def end(self, what: str, run: Run, known: bool) -> None:
+        self.news = self.news or not known
         if not known:
             self.console.print(f"{what}: valid {self.board.score.upper()} {run.valid_score:.4f}, {run.seconds:.0f} s")
         self.found = self.standings()

@@ -105,6 +105,10 @@ class Standing:
         """Test metric of each seed, float64 [S]."""
         return np.array([run.test[metric] for run in self.runs])
 
+    def group(self, kind: str, name: str, metric: str) -> np.ndarray:
+        """Test metric of each seed among one group of users, float64 [S]."""
+        return np.array([run.groups[kind][name][metric] for run in self.runs])
+
 
 class Leaderboard:
     """All runs of one dataset, kept in a folder.
@@ -173,10 +177,35 @@ class Leaderboard:
                 rectools.check_installed()
             if row.model:
                 self._config(row, row.points()[0], self.seeds[0])
+                self.text_features(row)
+
+    def text_features(self, row: Row) -> Path | None:
+        """File with the text features that a row reads; the embedded dataset makes its own.
+
+        Raises
+        ------
+        UserError
+            If it is missing.
+        """
+        config = self._config(row, {}, self.seeds[0])
+        suffix = config["plm_suffix"]
+        if not suffix:
+            return None
+        quick_start.prepare(config, None, "Mean" if suffix.endswith("Mean") else "CLS")
+        folder = Path(config["data_path"])
+        file = folder / f"{self.dataset}.{suffix}"
+        if not file.is_file():
+            pooling = " --pooling Mean" if suffix.endswith("Mean") else ""
+            raise UserError(
+                f"row {row.name} reads {file}, which does not exist; make it with `python -m dataset_tools.features {folder} "
+                f"--encoder NAME{pooling} --suffix {suffix}`"
+            )
+        return file
 
     def _users(self) -> TestUsers:
         shared = {k: v for k, v in self.overrides.items() if k in ("data_path", "MAX_ITEM_LIST_LENGTH", "cold_items", "cold_by")}
         config = build_config("SASRecPacked", self.dataset, [], shared)
+        quick_start.prepare(config, None, "CLS")
         dataset = SequenceDataset(config)
         dataset.build()
         self._popularity = dataset.item_popularity()
@@ -332,7 +361,10 @@ class Leaderboard:
             valid=metrics["valid"],
             test=metrics["test"],
             valid_score=metrics["valid"][self.score],
-            groups={kind: self.groups(ranks.numpy()[np.argsort(tokens)][None], kind) for kind in GROUPS},
+            groups={
+                kind: group_metrics(ranks.numpy()[np.argsort(tokens)], getattr(self.users, kind), bounds, METRICS, self.topk)
+                for kind, bounds in GROUPS.items()
+            },
             curve=[],
             seconds=time.perf_counter() - started,
             n_parameters=0,
@@ -347,7 +379,6 @@ class Leaderboard:
             best = max(tuning, key=lambda run: run.valid_score)
             seeds = self.seeds[1:] if row.model else []  # popularity draws nothing
             runs = [best, *self._all(row, [(best.point, seed) for seed in seeds], watch)]
-            watch.complete()
             yield Standing(name, row, tuning, runs)
 
     def _all(self, row: Row, jobs: list[tuple[dict[str, Any], int]], watch: Watch) -> list[Run]:
@@ -410,11 +441,6 @@ class Leaderboard:
                 raise UserError(f"{file} has other users than {self.dataset}; delete it and run again")
             found.append(ranks[order])
         return np.stack(found)
-
-    def groups(self, ranks: np.ndarray, kind: str) -> dict[str, dict[str, float]]:
-        """Metrics by ``popularity`` of the target or by ``length`` of the history: int64 ranks [S, U], seeds together."""
-        values = np.tile(getattr(self.users, kind), len(ranks))
-        return group_metrics(ranks.reshape(-1), values, GROUPS[kind], METRICS, self.topk)
 
 
 def topk_of(value: Any) -> list[int]:
