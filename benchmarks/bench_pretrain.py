@@ -54,27 +54,26 @@ def ours(options: argparse.Namespace) -> dict[str, float]:
     """Seconds of each step of our side, and the peak."""
     sys.path.insert(0, str(ROOT))
     import recbole_unisrec  # noqa: F401
-    from recbole_unisrec.data.sequences import bucket_lengths
     from recbole_unisrec.memory import keep_freed_memory
     from recbole_unisrec.pretrain.dataset import make_batch
     from recbole_unisrec.pretrain.model import UniSRecPretrain
-    from recbole_unisrec.pretrain.views import Augmentation, Rows
+    from recbole_unisrec.pretrain.views import Augmentation, cut_rows
 
     keep_freed_memory()
     table = features(options)
     model = UniSRecPretrain(SETTINGS, SimpleNamespace(features=SimpleNamespace(width=options.width, encoder="")))  # type: ignore[arg-type]
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     augmentation = Augmentation(0.2, 0.9, options.items + 1, 1)
-    lengths, times, losses = bucket_lengths(WINDOW), [], []
+    times, losses = [], []
     for step in range(options.steps):
         items, length = rows(options.batch, options.items, options.length, options.domains, step)
         started = time.perf_counter()
-        plain = Rows(torch.from_numpy(items), torch.from_numpy(length))
+        ends = np.cumsum(length + 1)
+        plain = cut_rows(items - 1, ends - length - 1, ends - 1, length)
         view = augmentation.view(plain, torch.arange(options.batch), 0, step)
         source = Wrapped(table, options.items + 1)
-        batch = make_batch(
-            plain, view, plain.target, [options.batch], lengths, source, 2 * options.items + 2, options.rows_at_a_time
-        )
+        target = torch.from_numpy(items[ends - 1])
+        batch = make_batch(plain, view, target, source, 2 * options.items + 2, at_a_time=options.rows_at_a_time)
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bf16"):
             loss = model.calculate_loss(batch)

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 
 from recbole_unisrec.data.features import encode_hint, open_features, scale_features
-from recbole_unisrec.data.sequences import PackedBatch, bucket_lengths
+from recbole_unisrec.data.sequences import PackedBatch, cut_segments
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.pretrain.distributed import World
-from recbole_unisrec.pretrain.views import Augmentation, Rows, cut_rows, hashed_uniform, mix_seed
+from recbole_unisrec.pretrain.views import Augmentation, Rows, cut_rows, hashed_uniform, mix_seed, next_items
 
 HELD_OUT_SHARE = 0.05  # of a domain's users at most
 FEATURE_CHECK_ROWS = 8192
+PAIRS = ("random", "segments")
 
 
 @dataclass(frozen=True)
@@ -266,24 +267,61 @@ class MixtureDataset:
     def __len__(self) -> int:
         return int(self.pair_offsets[-1])
 
-    def pairs(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Start of the history and place of the next item, int64 [k], of the pairs `index` (0 to len − 1)."""
-        owner = np.searchsorted(self.pair_offsets, index, side="right") - 1
-        begin = self.offsets[self.train_users[owner]]
-        target = begin + 1 + index - self.pair_offsets[owner]
-        return np.maximum(begin, target - self.window), target
-
-    @cached_property
-    def domain_pairs(self) -> np.ndarray:
-        """int64 [n_domains + 1]: pairs of the domains before each (users stand by domain)."""
-        first = np.searchsorted(self.user_domain[self.train_users], np.arange(len(self.domains) + 1))
-        return self.pair_offsets[first]
-
-    def held_out(self, domain: int) -> Rows:
-        """Histories of the held-out users of a domain, with their last items to predict."""
+    def held_out(self, domain: int) -> tuple[Rows, Tensor]:
+        """Histories of the held-out users of a domain, and int64 [n] their last items, to predict."""
         users = self.valid_users[self.user_domain[self.valid_users] == domain]
         target = self.offsets[users + 1] - 1
-        return cut_rows(self.items, np.maximum(self.offsets[users], target - self.window), target)
+        start = np.maximum(self.offsets[users], target - self.window)
+        bounds = (start, target, target - start)
+        return cut_rows(self.items, *bounds), next_items(self.items, *bounds)
+
+
+class Pairs:
+    """What batches are made of in the paper: each (history, next item) pair by itself.
+
+    Parameters
+    ----------
+    dataset
+        Its training users count.
+
+    Attributes
+    ----------
+    domains
+        int64 [n_domains + 1]: rows of the domains before each (users stand by domain).
+    """
+
+    def __init__(self, dataset: MixtureDataset) -> None:
+        self.dataset = dataset
+        first = np.searchsorted(dataset.user_domain[dataset.train_users], np.arange(len(dataset.domains) + 1))
+        self.domains: np.ndarray = dataset.pair_offsets[first]
+
+    def bounds(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """``start``, ``stop`` and ``first`` of `views.cut_rows`, int64 [k], of the rows `index`."""
+        owner = np.searchsorted(self.dataset.pair_offsets, index, side="right") - 1
+        begin = self.dataset.offsets[self.dataset.train_users[owner]]
+        stop = begin + 1 + index - self.dataset.pair_offsets[owner]
+        start = np.maximum(begin, stop - self.dataset.window)
+        return start, stop, stop - start
+
+
+class Segments:
+    """Stretches of user sequences, all of whose prefixes are in one batch: the encoder reads each once.
+
+    Those of users with more than ``window + 1`` items overlap (`data.sequences.cut_segments`). See `Pairs`.
+    """
+
+    def __init__(self, dataset: MixtureDataset) -> None:
+        o, users = dataset.offsets, dataset.train_users
+        begin, end = torch.from_numpy(o[users]), torch.from_numpy(o[users + 1])
+        cut = cut_segments(torch.empty(0), begin, end, dataset.window)
+        self._bounds = tuple(t.numpy() for t in (cut.start, cut.stop - 1, cut.first))
+        domain = dataset.user_domain[users[np.searchsorted(o[users], self._bounds[0], side="right") - 1]]
+        self.domains: np.ndarray = np.searchsorted(domain, np.arange(len(dataset.domains) + 1))
+
+    def bounds(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """``start``, ``stop`` and ``first`` of `views.cut_rows`, int64 [k], of the rows `index`."""
+        start, stop, first = self._bounds
+        return start[index], stop[index], first[index]
 
 
 @dataclass
@@ -298,25 +336,25 @@ class PretrainBatch:
         float32 [U, d_plm], or None where the table lies on the device.
     plain, view
         Packed histories, in parts that go through the encoder one after the other; ``item`` counts rows of `unique`,
-        ``target`` is not used.
-    plain_order, view_order
-        int64 [b]: which of the outputs, end to end, belongs to row i of the batch.
+        ``target`` is empty.
     target
         int64 [b] rows of `unique`: the next items.
     ids
         int64 [B] next items of the global batch.
+    owner
+        int64 [B] segments that the pairs of the global batch come from, which are no negatives of one another; None
+        where each pair stands by itself.
     sizes
-        Rows of each process; this one has ``sizes[rank]``.
+        Pairs of each process; this one has ``sizes[rank]``.
     """
 
     unique: Tensor
     features: Tensor | None
     plain: list[PackedBatch]
-    plain_order: Tensor
     view: list[PackedBatch]
-    view_order: Tensor
     target: Tensor
     ids: Tensor
+    owner: Tensor | None
     sizes: list[int]
 
     def __len__(self) -> int:
@@ -334,47 +372,66 @@ class PretrainBatch:
 
 
 def make_batch(
-    plain: Rows, view: Rows, ids: Tensor, sizes: list[int], lengths: Tensor, features: Any, n_ids: int,
-    at_a_time: int = 0,
+    plain: Rows, view: Rows, target: Tensor, features: Any, n_ids: int, ids: Tensor | None = None,
+    owner: Tensor | None = None, sizes: list[int] | None = None, at_a_time: int = 0,
 ) -> PretrainBatch:  # fmt: skip
-    """Pack two views of the same rows over their distinct items (see `PretrainBatch` and `Rows.pack`)."""
-    packs = [rows.pack(lengths, at_a_time) for rows in (plain, view)]
-    target = plain.target
+    """Pack two views of the same histories over their distinct items.
+
+    Parameters
+    ----------
+    plain, view
+        With the same number b of pairs.
+    target
+        int64 [b] ids of their next items.
+    features
+        Gives float32 [U, d_plm] of distinct ids; None leaves features out.
+    n_ids
+        Ids are below it.
+    ids, owner, sizes
+        See `PretrainBatch`; without them the batch is one process's.
+    at_a_time
+        See `views.Rows.packed`.
+    """
+    parts, view_parts = plain.packed(at_a_time), view.packed(at_a_time)
     seen = torch.zeros(n_ids, dtype=torch.bool)  # faster than a sort
-    every = [part for parts, _ in packs for part in parts]
-    for found in [*(part.item for part in every), target]:
+    for found in (plain.items, view.items, target):
         seen[found] = True
     unique = seen.nonzero().squeeze(1)
     row_of = torch.empty(n_ids, dtype=torch.int64)
     row_of[unique] = torch.arange(len(unique))
-    for part in every:
+    for part in (*parts, *view_parts):
         part.item = row_of[part.item]
     gathered = features[unique] if features is not None else None
-    return PretrainBatch(unique, gathered, *packs[0], *packs[1], row_of[target], ids, sizes)
+    ids = target if ids is None else ids
+    return PretrainBatch(unique, gathered, parts, view_parts, row_of[target], ids, owner, sizes or [len(target)])
 
 
 class PretrainLoader:
-    """Batches of (history, next item) pairs of all domains, in a new order each epoch.
+    """Batches of (history, next item) pairs, or of segments, of all domains, in a new order each epoch.
 
     Parameters
     ----------
     dataset
         What to draw from.
     batch_size
-        Rows of the global batch; those of one epoch differ by one at most.
+        Pairs of the global batch. The batches of an epoch have as many rows, up to one, so with segments the number of
+        pairs varies around it.
     augmentation
         How the second view is made.
     seed
         With it, the epoch and the step a batch is determined.
     domain_sampling
-        Temperature T: a domain with n pairs gets a share proportional to n^(1/T) of the epoch; 1 is proportional,
-        large T is uniform. Small domains are then repeated.
+        Temperature T: a domain with n rows (pairs or segments) gets a share proportional to n^(1/T) of the epoch; 1 is
+        proportional, large T is uniform. Small domains are then repeated.
     world
         The processes; each gets its rows of every batch.
     at_a_time
         Rows that go through the encoder together (``rows_at_a_time``); 0 is all.
     gather
         Whether batches bring the features of their items along (False: the table lies on the device).
+    pairs
+        ``random``: each pair by itself (the paper). ``segments``: all pairs of a stretch of a user's sequence together,
+        which the encoder then reads once.
 
     Raises
     ------
@@ -385,23 +442,25 @@ class PretrainLoader:
     def __init__(
         self, dataset: MixtureDataset, batch_size: int, augmentation: Augmentation, seed: int,
         domain_sampling: float = 1.0, world: World | None = None, gather: bool = True,
-        at_a_time: int = 0,
+        at_a_time: int = 0, pairs: str = "random",
     ) -> None:  # fmt: skip
+        if pairs not in PAIRS:
+            raise UserError(f"unknown pretrain_pairs {pairs!r}; choose one of {', '.join(PAIRS)}")
         if not domain_sampling > 0:
             raise UserError(f"domain_sampling is a temperature and must be positive, not {domain_sampling}")
         self.dataset, self.augmentation, self.seed = dataset, augmentation, seed
         self.world, self.gather = world or World(), gather
         self.at_a_time = at_a_time
         self.temperature, self.epoch, self.first_step = domain_sampling, 0, 0
-        n_pairs = len(dataset)
-        least = 2 * self.world.size
-        if batch_size < least or n_pairs < least:
+        self.rows: Pairs | Segments = Segments(dataset) if pairs == "segments" else Pairs(dataset)
+        n_pairs, n_rows, least = len(dataset), int(self.rows.domains[-1]), 2 * self.world.size
+        if batch_size < least or n_rows < least:
             raise UserError(
-                f"a batch of {min(batch_size, n_pairs)} pairs is too small: every process needs 2 or more, so that "
-                f"there are negatives; set train_batch_size to {least} at least, and give more data"
+                f"a batch of {min(batch_size, n_rows)} {'pairs' if pairs == 'random' else 'sequences'} is too small: "
+                f"every process needs 2 or more, so that there are negatives; set train_batch_size to {least} at "
+                "least, and give more data"
             )
-        self.n_batches = max(1, min(round(n_pairs / batch_size), n_pairs // least))
-        self.lengths = bucket_lengths(dataset.window)
+        self.n_batches = max(1, min(round(n_pairs / batch_size), n_rows // least))
 
     def __len__(self) -> int:
         return self.n_batches
@@ -411,15 +470,14 @@ class PretrainLoader:
         self.epoch, self.first_step = epoch, step
 
     def order(self, epoch: int) -> np.ndarray:
-        """int64 [n_pairs]: the pairs of an epoch."""
+        """int64 [n]: the rows (pairs or segments) of an epoch."""
         rng = np.random.default_rng([self.seed, epoch])
-        n_pairs = len(self.dataset)
+        bounds = self.rows.domains
         if self.temperature == 1:
-            return rng.permutation(n_pairs)
-        bounds = self.dataset.domain_pairs
+            return rng.permutation(int(bounds[-1]))
         counts = np.diff(bounds).astype(np.float64)
         share = np.where(counts > 0, np.maximum(counts, 1) ** (1 / self.temperature), 0)
-        quota = np.diff(np.r_[0, np.round(np.cumsum(share / share.sum()) * n_pairs)].astype(np.int64))
+        quota = np.diff(np.r_[0, np.round(np.cumsum(share / share.sum()) * bounds[-1])].astype(np.int64))
         parts = []
         for first, n, wanted in zip(bounds[:-1], counts.astype(np.int64), quota, strict=True):
             passes = [rng.permutation(n) for _ in range(-(-wanted // n) if n else 0)]
@@ -436,16 +494,23 @@ class PretrainLoader:
 
     def batch(self, order: np.ndarray, first: int, last: int, step: int) -> PretrainBatch:
         """The part of this process of the global batch ``order[first:last]``."""
-        start, target = self.dataset.pairs(order[first:last])
-        ids = torch.from_numpy(self.dataset.items[target].astype(np.int64) + 1)
-        bounds = np.linspace(0, last - first, self.world.size + 1).astype(np.int64)
-        mine = slice(bounds[self.world.rank], bounds[self.world.rank + 1])
-        rows = cut_rows(self.dataset.items, start[mine], target[mine])
-        numbers = torch.arange(first, last)[mine]
-        view = self.augmentation.view(rows, numbers, self.epoch, step)
+        bounds = self.rows.bounds(order[first:last])
+        start, stop, least = bounds
+        n_pairs = stop - start - least + 1
+        cuts = np.linspace(0, last - first, self.world.size + 1).astype(np.int64)
+        sizes = np.diff(np.r_[0, np.cumsum(n_pairs)][cuts])
+        mine = slice(cuts[self.world.rank], cuts[self.world.rank + 1])
+        plain = cut_rows(self.dataset.items, *(b[mine] for b in bounds))
+        view = self.augmentation.view(plain, torch.arange(first, last)[mine], self.epoch, step)
+        ids = next_items(self.dataset.items, *bounds)
+        owner = None
+        if isinstance(self.rows, Segments):
+            owner = torch.from_numpy(np.repeat(np.arange(last - first), n_pairs))
+        before = int(sizes[: self.world.rank].sum())
+        target = ids[before : before + int(sizes[self.world.rank])]
         features = self.dataset.features if self.gather else None
         n_ids = self.dataset.features.n_items * 2
-        return make_batch(rows, view, ids, np.diff(bounds).tolist(), self.lengths, features, n_ids, self.at_a_time)
+        return make_batch(plain, view, target, features, n_ids, ids, owner, sizes.tolist(), self.at_a_time)
 
 
 __all__ = ["MixtureDataset", "PretrainBatch", "PretrainLoader", "make_batch", "mix_seed"]

@@ -57,18 +57,17 @@ class UniSRecPretrain(UniSRec):
         """Sequence-item and sequence-sequence loss (Eq. 8, 9): this process's part of the mean over the global batch."""
         x = self.features[batch.unique] if batch.features is None else batch.features
         table = self.moe_adaptor(x)  # (U, d)
-        seq_output = self.outputs_in_parts(batch.plain, table)[batch.plain_order]  # (b, d)
-        seq_output_aug = self.outputs_in_parts(batch.view, table)[batch.view_order]  # (b, d)
+        seq_output = self.outputs_in_parts(batch.plain, table)  # (b, d)
+        seq_output_aug = self.outputs_in_parts(batch.view, table)  # (b, d)
         items = self.scaled(table[batch.target])  # (b, d)
         kind = seq_output.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else seq_output.dtype
         first = sum(batch.sizes[: self.world.rank])
-        ids = batch.ids[first : first + len(batch)]
 
         def task(key: Tensor) -> Tensor:
             exact = key if key.dtype == torch.float64 else key.float()  # not every backend sends half precision
             keys = gather(exact, batch.sizes, self.world)
-            loss = contrast(seq_output, keys, ids, self.temperature, self.masking, batch.ids, first, dtype)
+            loss = contrast(seq_output, keys, batch.ids, self.temperature, self.masking, batch.owner, first, dtype)
             return loss / len(batch.ids)
 
         return task(items), task(seq_output_aug)

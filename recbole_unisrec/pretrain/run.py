@@ -67,7 +67,7 @@ def make_loader(config: Config, dataset: MixtureDataset, world: distributed.Worl
     return PretrainLoader(
         dataset, int(config["train_batch_size"]), augmentation, int(config["seed"]),
         float(config["domain_sampling"]), world, gather=not on_device(config),
-        at_a_time=int(config["rows_at_a_time"] or 0),
+        at_a_time=int(config["rows_at_a_time"] or 0), pairs=config["pretrain_pairs"] or "random",
     )  # fmt: skip
 
 

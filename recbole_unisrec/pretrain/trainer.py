@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dataset_tools.common import write_text
-from recbole_unisrec.data.sequences import bucket_lengths
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.metrics import rank_metrics
 from recbole_unisrec.model.losses import target_ranks
@@ -123,7 +123,7 @@ class UniSRecPretrainTrainer(PackedTrainer):
 
     def _same(self) -> dict[str, Any]:
         """What must not change between the parts of a run."""
-        names = ("train_batch_size", "seed", "item_drop_ratio", "item_drop_coefficient", "domain_sampling", "lambda",
+        names = ("train_batch_size", "seed", "item_drop_ratio", "item_drop_coefficient", "domain_sampling", "pretrain_pairs", "lambda",
                  "temperature", "contrastive_masking", "MAX_ITEM_LIST_LENGTH", "valid_users", "learner")  # fmt: skip
         return {**{name: self.config[name] for name in names}, "pairs": len(self.dataset), "steps": len(self.loader)}
 
@@ -297,10 +297,9 @@ class UniSRecPretrainTrainer(PackedTrainer):
             Metrics by domain, and ``mean`` over domains. The work is split over the processes.
         """
         self.model.eval()
-        lengths = bucket_lengths(self.dataset.window)
         found: dict[str, dict[str, float]] = {}
         for number, domain in enumerate(self.dataset.domains):
-            rows = self.dataset.held_out(number)
+            rows, target = self.dataset.held_out(number)
             if not len(rows):
                 continue
             base = domain.first_item
@@ -308,11 +307,9 @@ class UniSRecPretrainTrainer(PackedTrainer):
             with self.autocast():
                 parts = [self.model.moe_adaptor(self.dataset.features[b].to(self.device)) for b in ids.split(BLOCK)]
                 table = torch.cat([torch.zeros_like(parts[0][:1]), *parts])
-                local = type(rows)(rows.items - base, rows.length)
-                parts_of_rows, order = local.pack(lengths, BLOCK)
-                output = self.model.outputs_in_parts([p.to(self.device) for p in parts_of_rows], table)
-            output = output[order.to(self.device)]
-            target = local.target.to(self.device)
+                local = replace(rows, items=rows.items - base)
+                output = self.model.outputs_in_parts([p.to(self.device) for p in local.packed(BLOCK)], table)
+            target = (target - base).to(self.device)
             ranks = target_ranks(output.float(), self.model.scaled(table.float()), target)
             found[domain.name] = dict(rank_metrics(ranks.cpu(), VALID_METRICS, VALID_TOPK))
         if not found:

@@ -1,6 +1,7 @@
-"""Rows of a batch laid end to end, and the augmented view of them (paper section 3.3.2).
+"""Histories of a batch laid end to end, and the augmented view of them (paper section 3.3.2).
 
-A batch is one array of item ids: of each row the history and then the next item, [h_1 ... h_n, t]. Nothing is padded.
+A row is a history, of which one or more prefixes have their next items predicted: the whole of it where batches are
+made of (history, next item) pairs, all of them where they are made of segments of user sequences. Nothing is padded.
 Draws come from a hash of (seed, epoch, row, place), so that they depend neither on how rows are spread over processes
 nor on where a run was interrupted.
 """
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_unisrec.data.sequences import PackedBatch, Pairs, pack_last
+from recbole_unisrec.data.sequences import PackedBatch
 from recbole_unisrec.errors import UserError
 
 PLACES = 1 << 20  # more than a history has items
@@ -21,60 +22,78 @@ PLACES = 1 << 20  # more than a history has items
 
 @dataclass(frozen=True)
 class Rows:
-    """Histories with their next items, end to end.
+    """Histories end to end.
 
     Attributes
     ----------
     items
-        int64 [T + B] item ids; 0 is padding and does not occur.
+        int64 [T] item ids; 0 is padding and does not occur.
     length
-        int64 [B] items of each history, at least 1; row b takes ``length[b] + 1`` places.
+        int64 [R] items of each history, at least 1.
+    output
+        int64 [P] places of `items`, ascending: a pair's history ends there.
     """
 
     items: Tensor
     length: Tensor
+    output: Tensor
 
     def __len__(self) -> int:
         return len(self.length)
 
     @property
     def start(self) -> Tensor:
-        """int64 [B] place of the first item of each row."""
-        return (self.length + 1).cumsum(0) - self.length - 1
+        """int64 [R] place of the first item of each row."""
+        return self.length.cumsum(0) - self.length
 
     @property
-    def target(self) -> Tensor:
-        """int64 [B] next items."""
-        return self.items[(self.length + 1).cumsum(0) - 1]
+    def position(self) -> Tensor:
+        """int64 [T] places of the items in their rows."""
+        return torch.arange(len(self.items)) - torch.repeat_interleave(self.start, self.length)
 
-    def pack(self, lengths: Tensor, at_a_time: int = 0) -> tuple[list[PackedBatch], Tensor]:
-        """Histories for the packed encoder.
+    def packed(self, at_a_time: int = 0) -> list[PackedBatch]:
+        """Batches for the packed encoder, of `at_a_time` rows each at most (0 makes one); outputs are those of the pairs.
 
-        Parameters
-        ----------
-        lengths
-            Padded lengths (`data.sequences.bucket_lengths`).
-        at_a_time
-            Rows of each part at most; 0 makes one part.
-
-        Returns
-        -------
-        tuple
-            The parts, and int64 [B]: which of their outputs, end to end, belongs to row b.
+        Their ``target`` is empty: it is the caller's.
         """
-        start = self.start
-        pairs = Pairs(self.items, start, start, start + self.length)
-        parts = [pack_last(pairs, rows, lengths) for rows in torch.arange(len(self)).split(at_a_time or len(self))]
-        row = torch.cat([order + i * at_a_time for i, (_, order) in enumerate(parts)])
-        return [packed for packed, _ in parts], torch.empty_like(row).scatter_(0, row, torch.arange(len(row)))
+        parts, none = [], torch.empty(0, dtype=torch.int64)
+        position = self.position
+        first = begin = 0
+        for length in self.length.split(at_a_time or len(self)):
+            last = first + int(length.sum())
+            end = int(torch.searchsorted(self.output, last))
+            output = self.output[begin:end] - first
+            buckets = [(1, n) for n in length.tolist()]
+            parts.append(PackedBatch(self.items[first:last], position[first:last], buckets, output, none))
+            first, begin = last, end
+        return parts
 
 
-def cut_rows(items: np.ndarray, start: np.ndarray, target: np.ndarray) -> Rows:
-    """Copy the rows ``items[start:target + 1]`` of 0-based int32 [n] `items` end to end; ids come out from 1."""
-    length = target - start
-    begin = np.cumsum(length + 1) - length - 1
-    place = np.arange(int((length + 1).sum())) + np.repeat(start - begin, length + 1)
-    return Rows(torch.from_numpy(items[place].astype(np.int64) + 1), torch.from_numpy(length))
+def ranges(start: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """int64 [Σ count]: the numbers ``start[i] ... start[i] + count[i] - 1`` of each i, end to end."""
+    return np.arange(int(count.sum())) + np.repeat(start - (np.cumsum(count) - count), count)
+
+
+def cut_rows(items: np.ndarray, start: np.ndarray, stop: np.ndarray, first: np.ndarray) -> Rows:
+    """Copy the histories ``items[start:stop]`` end to end; the prefixes of `first` items and more predict.
+
+    Parameters
+    ----------
+    items
+        int32 [n] 0-based global indices; ids come out from 1.
+    start, stop, first
+        int64 [R], ``1 <= first <= stop - start``.
+    """
+    length = stop - start
+    begin = np.cumsum(length) - length
+    output = ranges(begin + first - 1, length - first + 1)
+    found = items[ranges(start, length)].astype(np.int64) + 1
+    return Rows(torch.from_numpy(found), torch.from_numpy(length), torch.from_numpy(output))
+
+
+def next_items(items: np.ndarray, start: np.ndarray, stop: np.ndarray, first: np.ndarray) -> Tensor:
+    """int64 [P] ids that follow the prefixes of `cut_rows`."""
+    return torch.from_numpy(items[ranges(start + first, stop - start - first + 1)].astype(np.int64) + 1)
 
 
 def hashed_uniform(keys: np.ndarray, seed: int) -> np.ndarray:
@@ -98,46 +117,44 @@ def mix_seed(*parts: int) -> int:
 
 
 def draws(rows: Rows, row_ids: Tensor, seed: int) -> Tensor:
-    """A uniform number for each place of `rows`; it depends on `seed`, the row's id (int64 [B]) and the place only."""
-    place = torch.arange(len(rows.items)) - torch.repeat_interleave(rows.start, rows.length + 1)
-    key = torch.repeat_interleave(row_ids, rows.length + 1) * PLACES + place
+    """A uniform number for each place of `rows`; it depends on `seed`, the row's id (int64 [R]) and the place only."""
+    key = torch.repeat_interleave(row_ids, rows.length) * PLACES + rows.position
     return torch.from_numpy(hashed_uniform(key.numpy(), seed))
 
 
 def item_drop(rows: Rows, uniform: Tensor, ratio: float) -> Rows:
-    """Drop each item of the histories with probability `ratio`, never the first; the next item stays.
+    """Drop each item of the histories with probability `ratio`, never the first.
+
+    A prefix whose last item is dropped ends at the last one that is kept, so that each prefix is left with just what
+    dropping items from it alone would leave; prefixes of one row share their draws.
 
     Parameters
     ----------
     rows
         The plain view.
     uniform
-        [T + B] numbers from [0, 1); an item with a number below `ratio` is dropped.
+        [T] numbers from [0, 1); an item with a number below `ratio` is dropped.
     ratio
         Share of items to drop.
 
     Returns
     -------
     Rows
-        Shorter rows in the same order; positions follow from the places.
+        Shorter rows in the same order, with as many pairs.
     """
     keep = uniform >= ratio
-    ends = (rows.length + 1).cumsum(0)
     keep[rows.start] = True
-    keep[ends - 1] = True
-    kept = keep.long().cumsum(0)
-    total = kept[ends - 1]
-    return Rows(rows.items[keep], torch.diff(total, prepend=total.new_zeros(1)) - 1)
+    kept = keep.long().cumsum(0)  # items up to each place
+    ends = kept[rows.length.cumsum(0) - 1]
+    return Rows(rows.items[keep], torch.diff(ends, prepend=ends.new_zeros(1)), kept[rows.output] - 1)
 
 
 def word_drop(rows: Rows, uniform: Tensor, ratio: float, n_items: int) -> Rows:
     """Let items take their word-drop feature with probability `ratio`: their ids rise by `n_items`.
 
-    The first item may be chosen too, as in the authors' code; next items stay as they are.
+    The first item may be chosen too, as in the authors' code.
     """
-    chosen = uniform < ratio
-    chosen[(rows.length + 1).cumsum(0) - 1] = False
-    return Rows(rows.items + chosen.long() * n_items, rows.length)
+    return Rows(rows.items + (uniform < ratio).long() * n_items, rows.length, rows.output)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import recbole_unisrec  # noqa: F401
-from recbole_unisrec.data.sequences import bucket_lengths
 from recbole_unisrec.pretrain import contrast as module
 from recbole_unisrec.pretrain.contrast import contrast
 from recbole_unisrec.pretrain.dataset import make_batch
@@ -30,9 +29,9 @@ def reference(shared: Path) -> Any:
     return np.load(shared / "reference" / "unisrec_reference.npz")
 
 
-def end_to_end(seq: np.ndarray, length: np.ndarray, target: np.ndarray) -> Rows:
-    flat = [np.r_[s[:n], t] for s, n, t in zip(seq, length, target, strict=True)]
-    return Rows(torch.from_numpy(np.concatenate(flat)), torch.from_numpy(length))
+def end_to_end(seq: np.ndarray, length: np.ndarray) -> Rows:
+    flat = [s[:n] for s, n in zip(seq, length, strict=True)]
+    return Rows(torch.from_numpy(np.concatenate(flat)), torch.from_numpy(length), torch.from_numpy(length.cumsum() - 1))
 
 
 @pytest.mark.parametrize("view", ["word_drop", "item_drop"])
@@ -44,19 +43,16 @@ def test_agrees_with_the_authors(reference: Any, view: str, masking: str, kind: 
     state = {k.removeprefix(prefix): torch.from_numpy(reference[k]) for k in reference.files if k.startswith(prefix)}
     model.load_state_dict(state)
     model.eval()
-    target = reference["target"]
-    plain = end_to_end(reference["item_seq"], reference["item_seq_len"], target)
+    plain = end_to_end(reference["item_seq"], reference["item_seq_len"])
     if view == "item_drop":
-        other = end_to_end(reference["pretrain/item_drop_seq"], reference["pretrain/item_drop_len"], target)
+        other = end_to_end(reference["pretrain/item_drop_seq"], reference["pretrain/item_drop_len"])
     else:
-        keep = [
-            np.r_[row[:n], True]
-            for row, n in zip(reference["pretrain/word_keep_mask"], reference["item_seq_len"], strict=True)
-        ]
+        mask, length = reference["pretrain/word_keep_mask"], reference["item_seq_len"]
+        keep = [row[:n] for row, n in zip(mask, length, strict=True)]
         other = word_drop(plain, torch.from_numpy(np.concatenate(keep)).double(), 0.5, 41)
         assert int((other.items >= 41).sum()) == int((~np.concatenate(keep)).sum()) > 0
     table = torch.from_numpy(np.concatenate([reference["plm"], reference["plm_aug"]]))
-    batch = make_batch(plain, other, torch.from_numpy(target), [12], bucket_lengths(10), table, 82)
+    batch = make_batch(plain, other, torch.from_numpy(reference["target"]), table, 82)
     seq_item, seq_seq = model.task_losses(batch)
     assert seq_item.item() == pytest.approx(float(reference[f"pretrain/{view}/{kind}_loss_seq_item"]), rel=1e-5)
     # their −log(exp/Σexp) near 0 is exact to 1e-6 only: in float64 both codes give 0.0186818 for a stored 0.0186808
@@ -67,30 +63,40 @@ def test_agrees_with_the_authors(reference: Any, view: str, masking: str, kind: 
     )
     assert model.calculate_loss(batch).item() == pytest.approx(float(total), rel=1e-5)
     if view == "item_drop":
-        outputs = model.outputs_in_parts(batch.plain, model.moe_adaptor(batch.features))[batch.plain_order]
+        outputs = model.outputs_in_parts(batch.plain, model.moe_adaptor(batch.features))
         torch.testing.assert_close(
             outputs, torch.from_numpy(reference["pretrain/seq_output_normalized"]), rtol=1e-5, atol=1e-6
         )
 
 
-def plain_contrast(q: torch.Tensor, k: torch.Tensor, ids: torch.Tensor, t: float, masking: str) -> torch.Tensor:
+def plain_contrast(
+    q: torch.Tensor, k: torch.Tensor, ids: torch.Tensor, t: float, masking: str, owner: torch.Tensor | None = None
+) -> torch.Tensor:
     logits = q @ k.T / t
-    same = (ids[:, None] == ids) & ~torch.eye(len(ids), dtype=torch.bool)
+    others = ~torch.eye(len(ids), dtype=torch.bool)
+    same = (ids[:, None] == ids) & others
     logits = logits.masked_fill(same, float("-inf") if masking == "exclude" else 0.0)
+    if owner is not None:
+        logits = logits.masked_fill((owner[:, None] == owner) & others, float("-inf"))
     return (logits.logsumexp(1) - (q * k).sum(1) / t).sum()
 
 
 @pytest.mark.parametrize("masking", ["exclude", "authors"])
 @pytest.mark.parametrize("block", [7, 4_000_000])
-def test_blocks_give_the_formula_and_its_gradients(monkeypatch: pytest.MonkeyPatch, masking: str, block: int) -> None:
+@pytest.mark.parametrize("owned", [False, True])
+@pytest.mark.parametrize("temperature", [0.07, 0.01])  # without and with maxima taken off
+def test_blocks_give_the_formula_and_its_gradients(
+    monkeypatch: pytest.MonkeyPatch, masking: str, block: int, owned: bool, temperature: float
+) -> None:
     monkeypatch.setattr(module, "LOGITS_PER_BLOCK", block * 33)
     torch.manual_seed(0)
     q, k = (torch.nn.functional.normalize(torch.randn(33, 6, dtype=torch.float64), dim=1) for _ in range(2))
     ids = torch.randint(0, 9, (33,))
+    owner = torch.arange(33) // 4 if owned else None
     values = []
     for loss in (contrast, plain_contrast):
         a, b = q.clone().requires_grad_(), k.clone().requires_grad_()
-        value = loss(a, b, ids, 0.07, masking)
+        value = loss(a, b, ids, temperature, masking, owner)
         (value * 0.5).backward()
         values.append((value.detach(), a.grad, b.grad))
     for ours, theirs in zip(*values, strict=True):
@@ -101,10 +107,9 @@ def test_rows_of_one_process_against_all_keys() -> None:
     torch.manual_seed(0)
     q, k = torch.randn(10, 4, dtype=torch.float64), torch.randn(10, 4, dtype=torch.float64)
     ids = torch.tensor([1, 2, 1, 3, 3, 3, 4, 1, 5, 2])
-    parts = [
-        contrast(q[a:b], k, ids[a:b], 0.5, key_ids=ids, first=a) for a, b in ((0, 3), (3, 10))
-    ]  # fmt: skip
-    torch.testing.assert_close(sum(parts), contrast(q, k, ids, 0.5))
+    owner = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2, 3])
+    parts = [contrast(q[a:b], k, ids, 0.5, owner=owner, first=a) for a, b in ((0, 3), (3, 10))]
+    torch.testing.assert_close(sum(parts), contrast(q, k, ids, 0.5, owner=owner))
 
 
 def test_stable_where_the_authors_formula_overflows() -> None:
@@ -120,5 +125,6 @@ def test_a_batch_of_one_and_a_batch_of_one_item_have_no_negatives() -> None:
     q = torch.nn.functional.normalize(torch.randn(4, 8), dim=1)
     assert contrast(q[:1], q[:1], torch.tensor([3]), 0.07).item() == pytest.approx(0, abs=1e-6)
     assert contrast(q, q, torch.tensor([3, 3, 3, 3]), 0.07).item() == pytest.approx(0, abs=1e-5)
+    assert contrast(q, q, torch.arange(4), 0.07, owner=torch.zeros(4).long()).item() == pytest.approx(0, abs=1e-6)
     with pytest.raises(ValueError, match="contrastive_masking"):
         contrast(q, q, torch.arange(4), 0.07, "none")

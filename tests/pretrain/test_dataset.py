@@ -28,29 +28,28 @@ def loader(dataset: MixtureDataset, batch: int = 64, **options: Any) -> Pretrain
     return PretrainLoader(dataset, batch, Augmentation(0.2, 0.5, dataset.features.n_items, 1), seed=1, **options)
 
 
-def test_an_epoch_holds_every_pair_once_and_mixes_domains(mixture: Path, tiny: dict[str, Any]) -> None:
-    dataset = read(tiny)
+@pytest.mark.parametrize("pairs", ["random", "segments"])
+def test_an_epoch_holds_every_pair_once_and_mixes_domains(mixture: Path, tiny: dict[str, Any], pairs: str) -> None:
+    dataset = read({**tiny, "MAX_ITEM_LIST_LENGTH": 20})
     items, offsets = np.load(mixture / "ab" / "ab.items.npy"), np.load(mixture / "ab" / "ab.offsets.npy")
     assert len(dataset.valid_users) == 8  # four of each domain
     expected = sorted(
-        (tuple(items[max(offsets[u], t - 8) : t] + 1), items[t] + 1)
+        (tuple(items[max(offsets[u], t - 20) : t] + 1), items[t] + 1)
         for u in dataset.train_users
         for t in range(offsets[u] + 1, offsets[u + 1])
     )
-    found, batches = [], loader(dataset)
+    found, batches = [], loader(dataset, pairs=pairs)
     for batch in batches:
         ids = batch.unique
-        rows = []
-        at = 0
         (plain,) = batch.plain
-        for n, length in plain.buckets:
-            block = ids[plain.item[at : at + n * length]].view(n, length)
-            rows += [tuple(int(i) for i in row if i) for row in block]
-            at += n * length
-        found += [(rows[o], int(ids[t])) for o, t in zip(batch.plain_order, batch.target, strict=True)]
+        history = [
+            ids[plain.item[o - p : o + 1]] for o, p in zip(plain.output, plain.position[plain.output], strict=True)
+        ]
+        found += [(tuple(h.tolist()), int(ids[t])) for h, t in zip(history, batch.target, strict=True)]
         domains = {int(i) > 24 for i in ids[batch.target]}
         assert domains == {False, True}
         assert torch.equal(ids[batch.target], batch.ids)
+        assert (batch.owner is None) == (pairs == "random")
         assert batch.features is not None
         torch.testing.assert_close(batch.features, dataset.features[ids])
     assert sorted(found) == expected
@@ -69,9 +68,10 @@ def test_features_of_both_domains_and_both_files(mixture: Path, tiny: dict[str, 
     assert not table[0].any()
 
 
-def test_batches_depend_on_seed_epoch_and_step_only(mixture: Path, tiny: dict[str, Any]) -> None:
+@pytest.mark.parametrize("pairs", ["random", "segments"])
+def test_batches_depend_on_seed_epoch_and_step_only(mixture: Path, tiny: dict[str, Any], pairs: str) -> None:
     dataset = read(tiny)
-    first, second = loader(dataset), loader(dataset)
+    first, second = loader(dataset, pairs=pairs), loader(dataset, pairs=pairs)
     all_steps = list(first)
     second.start_at(0, 3)
     for a, b in zip(all_steps[3:], second, strict=True):
@@ -80,25 +80,32 @@ def test_batches_depend_on_seed_epoch_and_step_only(mixture: Path, tiny: dict[st
     assert not torch.equal(next(iter(first)).ids, all_steps[0].ids)  # the next epoch
 
 
-def test_processes_share_a_batch(mixture: Path, tiny: dict[str, Any]) -> None:
+@pytest.mark.parametrize("pairs", ["random", "segments"])
+def test_processes_share_a_batch(mixture: Path, tiny: dict[str, Any], pairs: str) -> None:
     dataset = read(tiny)
-    whole = next(iter(loader(dataset)))
-    parts = [next(iter(loader(dataset, world=World(rank, 3)))) for rank in range(3)]
+    whole = next(iter(loader(dataset, pairs=pairs)))
+    parts = [next(iter(loader(dataset, world=World(rank, 3), pairs=pairs))) for rank in range(3)]
     assert torch.cat([p.unique[p.target] for p in parts]).tolist() == whole.ids.tolist()
+    views = [p.unique[p.view[0].item] for p in parts]
+    assert torch.cat(views).tolist() == whole.unique[whole.view[0].item].tolist()
     assert all(torch.equal(p.ids, whole.ids) for p in parts)
     assert [len(p) for p in parts] == parts[0].sizes
+    if pairs == "segments":
+        assert whole.owner is not None
+        assert all(torch.equal(p.owner, whole.owner) for p in parts)
 
 
-def test_domain_sampling(mixture: Path, tiny: dict[str, Any]) -> None:
+@pytest.mark.parametrize("pairs", ["random", "segments"])
+def test_domain_sampling(mixture: Path, tiny: dict[str, Any], pairs: str) -> None:
     dataset = read(tiny)
-    pairs = dataset.domain_pairs
-    counts = np.diff(pairs)
     for temperature in (1.0, 2.0, 1e6):
-        order = loader(dataset, domain_sampling=temperature).order(0)
-        share = np.mean(order < pairs[1])
+        batches = loader(dataset, domain_sampling=temperature, pairs=pairs)
+        bounds, order = batches.rows.domains, batches.order(0)
+        counts = np.diff(bounds)
+        share = np.mean(order < bounds[1])
         expected = counts[0] ** (1 / temperature) / (counts ** (1 / temperature)).sum()
-        assert len(order) == len(dataset)
-        assert share == pytest.approx(expected, abs=1 / len(dataset))
+        assert len(order) == bounds[-1]
+        assert share == pytest.approx(expected, abs=1 / len(order))
     with pytest.raises(UserError, match="domain_sampling"):
         loader(dataset, domain_sampling=0.0)
 
@@ -108,6 +115,8 @@ def test_too_small_a_batch(mixture: Path, tiny: dict[str, Any]) -> None:
         loader(read(tiny), 1)
     with pytest.raises(UserError, match="too small"):
         loader(read(tiny), 3, world=World(0, 2))
+    with pytest.raises(UserError, match="pretrain_pairs 'all'; choose one of random, segments"):
+        loader(read(tiny), pairs="all")
 
 
 def spoil_width(folder: Path) -> None:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from recbole.data import create_dataset
@@ -17,9 +18,11 @@ from safetensors.torch import load_file
 
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.pretrain import checkpoint as store
+from recbole_unisrec.pretrain.dataset import PretrainBatch, make_batch
 from recbole_unisrec.pretrain.distributed import World
 from recbole_unisrec.pretrain.model import UniSRecPretrain
 from recbole_unisrec.pretrain.run import MODEL, PretrainResult, make_loader, pretrain
+from recbole_unisrec.pretrain.views import Rows, cut_rows, draws, item_drop, mix_seed, word_drop
 from recbole_unisrec.settings import build_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,9 +52,11 @@ def command(settings: dict[str, Any], *more: str) -> list[str]:
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.parametrize("pairs", ["random", "segments"])
 def test_learns_the_ring_and_writes_what_it_says(
-    mixture: Path, tiny: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    mixture: Path, tiny: dict[str, Any], capsys: pytest.CaptureFixture[str], pairs: str
 ) -> None:
+    tiny["pretrain_pairs"] = pairs
     result = run({**tiny, "epochs": 12, "save_step": 5, "keep_checkpoints": 2, "stopping_step": 0})
     losses = [r["loss"] for r in result.history]
     assert losses[-1] < 0.7 * losses[0]
@@ -157,22 +162,67 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(
     assert_equal(weights(folder), good)
 
 
-def test_parts_of_a_batch_equal_the_whole(mixture: Path, tiny: dict[str, Any]) -> None:
-    losses = []
-    for at_a_time in (0, 30):
-        config = build_config(MODEL, "ab", [], {**tiny, "rows_at_a_time": at_a_time, "hidden_dropout_prob": 0.0})
+EXACT = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "adaptor_dropout_prob": 0.0, "gate_noise": False}
+
+
+def loss_and_gradients(model: UniSRecPretrain, batch: PretrainBatch) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    seq_item, seq_seq = model.task_losses(batch)
+    (seq_item + seq_seq).backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return {**found, "seq_item": seq_item.detach(), "seq_seq": seq_seq.detach()}
+
+
+@pytest.mark.parametrize("pairs", ["random", "segments"])
+def test_parts_of_a_batch_equal_the_whole(mixture: Path, tiny: dict[str, Any], pairs: str) -> None:
+    found = []
+    for at_a_time in (0, 7):
+        config = build_config(MODEL, "ab", [], {**tiny, **EXACT, "rows_at_a_time": at_a_time, "pretrain_pairs": pairs})
         dataset = create_dataset(config)
         torch.manual_seed(0)
-        model = UniSRecPretrain(config, dataset).eval()
+        model = UniSRecPretrain(config, dataset)
         batch = next(iter(make_loader(config, dataset, World())))
-        assert len(batch.plain) == (1 if at_a_time == 0 else -(-len(batch) // 30))
-        loss = model.calculate_loss(batch)
-        loss.backward()
-        losses.append((loss.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
-    (whole, gradients), (parts, again) = losses
-    torch.testing.assert_close(parts, whole)
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(again[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+        rows = len(batch.ids) if batch.owner is None else int(batch.owner.max()) + 1
+        assert len(batch.plain) == (1 if at_a_time == 0 else -(-rows // 7))
+        found.append(loss_and_gradients(model, batch))
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("drops_items", [1, 0])
+def test_segments_equal_their_pairs_one_by_one(mixture: Path, tiny: dict[str, Any], drops_items: int) -> None:
+    settings = {**tiny, **EXACT, "item_drop_coefficient": drops_items, "pretrain_pairs": "segments"}
+    config = build_config(MODEL, "ab", [], settings)
+    dataset = create_dataset(config)
+    model = UniSRecPretrain(config, dataset).double()
+    batches = make_loader(config, dataset, World())
+    batch = next(iter(batches))
+    order = batches.order(0)[: int(batch.owner.max()) + 1]
+    start, stop, first = batches.rows.bounds(order)
+    assert (first == 1).any()
+    # every prefix is written out and encoded by itself, with the draws of its segment
+    segments = cut_rows(dataset.items, start, stop, first)
+    uniform = draws(segments, torch.arange(len(order)), mix_seed(2020, 0, 2))
+    histories, drawn, target = [], [], []
+    for begin, row_start, row_stop, least in zip(segments.start.tolist(), start, stop, first, strict=True):
+        for n in range(least, row_stop - row_start + 1):
+            histories.append(torch.from_numpy(dataset.items[row_start : row_start + n].astype(np.int64) + 1))
+            drawn.append(uniform[begin : begin + n])
+            target.append(int(dataset.items[row_start + n]) + 1)
+    length = torch.tensor([len(h) for h in histories])
+    plain = Rows(torch.cat(histories), length, length.cumsum(0) - 1)
+    if drops_items:
+        view = item_drop(plain, torch.cat(drawn), 0.2)
+        assert (view.length < length).any()
+    else:
+        view = word_drop(plain, torch.cat(drawn), 0.2, dataset.features.n_items)
+        assert (view.items >= dataset.features.n_items).any()
+    n_ids = 2 * dataset.features.n_items
+    one_by_one = make_batch(plain, view, torch.tensor(target), dataset.features, n_ids, owner=batch.owner)
+    assert sum(len(part.item) for part in one_by_one.plain) > 2 * sum(len(part.item) for part in batch.plain)
+    found = loss_and_gradients(model, batch)
+    for name, expected in loss_and_gradients(model, one_by_one).items():
+        torch.testing.assert_close(found[name], expected, rtol=1e-9, atol=1e-12, msg=name)
 
 
 def test_early_stopping(mixture: Path, tiny: dict[str, Any]) -> None:
@@ -196,9 +246,8 @@ def test_bad_settings(mixture: Path, tiny: dict[str, Any], settings: dict[str, A
 
 
 def test_two_processes_equal_one(mixture: Path, tiny: dict[str, Any]) -> None:
-    exact = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "adaptor_dropout_prob": 0.0, "gate_noise": False}
     # a small step size: Adam makes a whole step of the sign of a gradient that is zero but for rounding
-    settings = {**tiny, **exact, "epochs": 2, "learning_rate": 1e-3}
+    settings = {**tiny, **EXACT, "epochs": 2, "learning_rate": 1e-3}
     one = run({**settings, "checkpoint_dir": "one"})
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     two = subprocess.run(
