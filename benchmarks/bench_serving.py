@@ -5,11 +5,13 @@
 The model is a trained one. Its items are multiplied: each made-up item lies between an item of the catalogue and one
 of the ten nearest to it, moved at random by half their distance. The histories are made of such items: random walks
 from neighbour to neighbour in the catalogue, each step at a random copy; as long as those of the dataset, 7 on
-average, at most 50. Latency is that of `Recommender.recommend` on raw ids, encoder and titles included, on one thread; batches run on all --threads.
+average, at most 50. Both measures are of `Recommender.recommend`, raw ids in, ids, titles and scores out: batches on
+all --threads, single requests on one thread, as in the service.
 
-RecBole's way is `recbole.utils.case_study.full_sort_topk` over a test set of as many users, in batches, with our model
-(whose table is cached) and, where --authors names a checkout of their repository, with the authors'. It runs as long
-as its matrices fit in --memory.
+RecBole's way is `recbole.utils.case_study.full_sort_topk` over a test set of the same histories, as its users call it:
+with a model of RecBole (SASRec, of the same sizes and with random weights, on which its time does not depend), with the
+authors' UniSRec (--authors names a checkout of their repository), and with ours. Users are given to it by 256 and by
+1024, and the faster counts. It runs as long as its matrices fit in --memory.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ import argparse
 import gc
 import importlib.util
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +38,7 @@ from recbole_unisrec.serving import Recommender, load  # noqa: E402
 from recbole_unisrec.serving.catalogue import item_frame  # noqa: E402
 from recbole_unisrec.serving.cli import set_threads  # noqa: E402
 from recbole_unisrec.serving.folder import Parts  # noqa: E402
+from recbole_unisrec.serving.network import NetworkSettings  # noqa: E402
 from recbole_unisrec.serving.recommender import rows_of  # noqa: E402
 
 NEIGHBOURS = 10
@@ -46,12 +51,12 @@ def neighbours(table: np.ndarray) -> np.ndarray:
     return (unit @ unit.T).topk(NEIGHBOURS + 1).indices[:, 1:].numpy()
 
 
-def multiplied(table: np.ndarray, near: np.ndarray, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """float32 [n, d] made-up items, and the item that each was made from."""
-    if n <= len(table):
-        return table[:n], np.arange(n)
-    out, origin = np.empty((n, table.shape[1]), np.float32), rng.integers(len(table), size=n)
-    origin[: len(table)] = np.arange(len(table))
+def multiplied(table: np.ndarray, near: np.ndarray, n: int, file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """float32 [n, d] made-up items, on disk, and int64 [n] the item that each was made from."""
+    rng = np.random.default_rng(0)
+    out = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=(n, table.shape[1]))
+    origin = rng.integers(len(table), size=n)
+    origin[: len(table)] = np.arange(len(table))[:n]
     for start in range(0, n, BLOCK):
         a = origin[start : start + BLOCK]
         b = near[a, rng.integers(NEIGHBOURS, size=len(a))]
@@ -59,8 +64,9 @@ def multiplied(table: np.ndarray, near: np.ndarray, n: int, rng: np.random.Gener
         noise = rng.standard_normal((len(a), table.shape[1]), dtype=np.float32)
         noise *= 0.5 * np.linalg.norm(table[a] - table[b], axis=1, keepdims=True) / table.shape[1] ** 0.5
         out[start : start + BLOCK] = table[a] * (1 - weight) + table[b] * weight + noise
-    out[: len(table)] = table
-    return out, origin
+    out[: len(table)] = table[:n]
+    out.flush()
+    return np.load(file, mmap_mode="r"), origin
 
 
 def walks(origin: np.ndarray, near: np.ndarray, n: int, rng: np.random.Generator) -> list[list[int]]:
@@ -81,32 +87,28 @@ def walks(origin: np.ndarray, near: np.ndarray, n: int, rng: np.random.Generator
 
 def grown(parts: Parts, n: int, users: int, index: str) -> tuple[Recommender, list[list[str]], float]:
     """A recommender over n items, histories, and the seconds that its index took to build."""
-    rng = np.random.default_rng(0)
     table = np.array(parts.table)
     near = neighbours(table)
-    vectors, origin = multiplied(table, near, n, rng)
-    histories = walks(origin, near, users + 500, rng)
     names = [f"item-{i}" for i in range(n)]
     frame = item_frame(names, [f"made-up item number {i}" for i in range(n)])
-    small = Recommender(replace(parts, items=frame, table=vectors, features=None, index=None), "exact")
-    del vectors
-    gc.collect()
-    small.queries = small.encode(small.snapshot, histories[users:])
+    with tempfile.TemporaryDirectory() as folder:
+        vectors, origin = multiplied(table, near, n, Path(folder) / "table.npy")
+        rec = Recommender(replace(parts, items=frame, table=vectors, features=None, index=None), "exact")
+    histories = walks(origin, near, users + 500, np.random.default_rng(0))
+    rec.queries = rec.encode(rec.snapshot, histories[users:])
     started = time.perf_counter()
-    if index == "approximate" or (index == "auto" and small._wants_index("auto")):
-        small.build_index(say=print)
+    if index == "approximate" or (index == "auto" and rec._wants_index("auto")):
+        rec.build_index(say=print)
     seconds = time.perf_counter() - started
-    return small, [[names[row] for row in rows] for rows in histories[:users]], seconds
+    return rec, [[names[row] for row in rows] for rows in histories[:users]], seconds
 
 
 def batch_rate(rec: Recommender, histories: list[list[str]], repeat: int) -> float:
-    """Users a second, raw ids in, row numbers and scores out: what `unisrec recommend` does for a file."""
+    """Users a second, raw ids in, ids, titles and scores out."""
     best = float("inf")
     for _ in range(repeat):
         started = time.perf_counter()
-        for start in range(0, len(histories), 4096):
-            rows = [rows_of(rec.snapshot, history)[0] for history in histories[start : start + 4096]]
-            rec.rank(rec.snapshot, rows, 10)
+        rec.recommend(histories)
         best = min(best, time.perf_counter() - started)
     return len(histories) / best
 
@@ -144,18 +146,50 @@ class _Test:
         return self.inter_feat[index]
 
 
-def recbole_rate(model: Any, rec: Recommender, histories: list[list[str]], batch: int) -> float:
+def recbole_rate(model: Any, test: _Test, at_once: int) -> float:
     """Users a second of `full_sort_topk` over as many users as take a few seconds."""
     from recbole.utils.case_study import full_sort_topk
 
-    rows = [rows_of(rec.snapshot, history)[0] for history in histories]
-    test = _Test(rows, rec.snapshot.n + 1, rec.window)
+    n_users = len(test.inter_feat["user_id"])
     full_sort_topk([1, 2], model, test, 10)
-    done, started = 0, time.perf_counter()
-    while done < len(rows) and time.perf_counter() - started < 10:
-        full_sort_topk(list(range(done + 1, min(len(rows), done + batch) + 1)), model, test, 10)
-        done = min(len(rows), done + batch)
-    return done / (time.perf_counter() - started)
+    best = 0.0
+    for batch in sorted({min(at_once, batch) for batch in (256, 1024)}):
+        done, started = 0, time.perf_counter()
+        while done < n_users and time.perf_counter() - started < 8:
+            full_sort_topk(list(range(done + 1, min(n_users, done + batch) + 1)), model, test, 10)
+            done = min(n_users, done + batch)
+        best = max(best, done / (time.perf_counter() - started))
+    return best
+
+
+def _config(s: NetworkSettings) -> dict[str, Any]:
+    """What RecBole's models read of a configuration."""
+    return {
+        "USER_ID_FIELD": "user_id", "ITEM_ID_FIELD": "item_id", "LIST_SUFFIX": "_list", "NEG_PREFIX": "neg_",
+        "ITEM_LIST_LENGTH_FIELD": "item_length", "MAX_ITEM_LIST_LENGTH": s.window, "device": torch.device("cpu"),
+        "n_layers": s.n_layers, "n_heads": s.n_heads, "hidden_size": s.hidden_size, "inner_size": s.inner_size,
+        "hidden_dropout_prob": 0.5, "attn_dropout_prob": 0.5, "hidden_act": s.hidden_act,
+        "layer_norm_eps": s.layer_norm_eps, "initializer_range": 0.02, "loss_type": "CE", "temperature": 0.07,
+        "lambda": 1e-3, "train_stage": "inductive_ft", "plm_size": s.plm_size,
+        "adaptor_layers": [s.plm_size, s.hidden_size], "adaptor_dropout_prob": 0.2, "n_exps": s.n_exps,
+    }  # fmt: skip
+
+
+class _Items:
+    """What RecBole's models read of a dataset: the number of items."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def num(self, _: str) -> int:
+        return self.n
+
+
+def sasrec(settings: NetworkSettings, n: int) -> Any:
+    """RecBole's SASRec over n items."""
+    from recbole.model.sequential_recommender import SASRec
+
+    return SASRec(_config(settings), _Items(n + 1)).eval()
 
 
 def our_model(rec: Recommender) -> Any:
@@ -180,33 +214,59 @@ def our_model(rec: Recommender) -> Any:
     return Served().eval()
 
 
-def authors_model(authors: Path, rec: Recommender) -> Any:
-    """The authors' UniSRec with random features of the right size: its time does not depend on their values."""
+def authors_model(authors: Path, settings: NetworkSettings, n: int) -> Any:
+    """The authors' UniSRec over n items with random features of the right size."""
     spec = importlib.util.spec_from_file_location("authors_unisrec", authors / "unisrec.py")
     if spec is None or not (authors / "unisrec.py").is_file():
         raise UserError(f"{authors}/unisrec.py does not exist; give a checkout of the authors' repository by --authors")
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    s, n = rec.settings, rec.snapshot.n + 1
+    data = _Items(n + 1)
+    data.plm_embedding = torch.nn.Embedding.from_pretrained(torch.randn(n + 1, settings.plm_size), padding_idx=0)
+    return module.UniSRec(_config(settings), data).eval()
 
-    class Data:
-        plm_embedding = torch.nn.Embedding.from_pretrained(torch.randn(n, s.plm_size), padding_idx=0)
 
-        @staticmethod
-        def num(_: str) -> int:
-            return n
-
-    config = {
-        "USER_ID_FIELD": "user_id", "ITEM_ID_FIELD": "item_id", "LIST_SUFFIX": "_list", "NEG_PREFIX": "neg_",
-        "ITEM_LIST_LENGTH_FIELD": "item_length", "MAX_ITEM_LIST_LENGTH": s.window, "device": torch.device("cpu"),
-        "n_layers": s.n_layers, "n_heads": s.n_heads, "hidden_size": s.hidden_size, "inner_size": s.inner_size,
-        "hidden_dropout_prob": 0.5, "attn_dropout_prob": 0.5, "hidden_act": s.hidden_act,
-        "layer_norm_eps": s.layer_norm_eps, "initializer_range": 0.02, "loss_type": "CE", "temperature": 0.07,
-        "lambda": 1e-3, "train_stage": "inductive_ft", "plm_size": s.plm_size, "adaptor_layers": [s.plm_size, s.hidden_size],
-        "adaptor_dropout_prob": 0.2, "n_exps": s.n_exps,
-    }  # fmt: skip
-    return module.UniSRec(config, Data()).eval()
+def measure(parts: Parts, n: int, args: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """A row of each table."""
+    rec, histories, seconds = grown(parts, n, args.users, args.index)
+    settings, index = parts.settings, rec.snapshot.index
+    p50, p99 = latencies(rec, histories[: args.single])
+    set_threads(args.threads)
+    rates = []
+    for precision in ("fp32", "bf16"):
+        rec.network.use_precision(precision)
+        rates.append(batch_rate(rec, histories, args.repeat))
+    rec.network.use_precision("fp32")
+    search = ["exact", "", "1"] if index is None else ["IVF", f"{seconds:.0f}", f"{index.recall:.4f}"]
+    ours = [f"{n:,}", *search, *(f"{rate:,.0f}" for rate in rates), f"{p50:.2f}", f"{p99:.2f}"]
+    print(" ".join(ours), flush=True)
+    test = _Test([rows_of(rec.snapshot, history)[0] for history in histories], n + 1, settings.window)
+    at_once = max(1, int(args.memory * 1e9 / 4 / (4 * n)))
+    theirs, d = [f"{n:,}"], settings.hidden_size
+    makers: dict[str, tuple[Callable[[], Any], int]] = {
+        "ours": (lambda: our_model(rec), 16 * d),
+        "SASRec": (lambda: sasrec(settings, n), 4 * d),
+        "authors": (
+            lambda: authors_model(args.authors, settings, n),
+            4 * (settings.n_exps * 3 * d + 2 * settings.plm_size),
+        ),
+    }
+    for name, (make, per_item) in makers.items():
+        fits = n * per_item < args.memory * 1e9
+        model = make() if fits and (name != "authors" or args.authors) else None
+        if name == "ours":
+            del rec  # from here on its memory is RecBole's
+            gc.collect()
+        if model is None:
+            theirs += ["-" if fits else "does not fit", ""]
+            continue
+        rate = recbole_rate(model, test, at_once)
+        theirs += [f"{rate:,.1f}", " / ".join(f"{own / rate:.1f}" for own in rates)]
+        print(name, *theirs[-2:], flush=True)
+        del model
+        gc.collect()
+    return ours, theirs
 
 
 def main(arguments: list[str]) -> None:
@@ -219,7 +279,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--repeat", type=int, default=2, help="turns of the batch, the best counts")
     parser.add_argument("--index", default="auto", choices=["auto", "exact", "approximate"])
     parser.add_argument("--authors", type=Path, help="checkout of the authors' repository")
-    parser.add_argument("--memory", type=float, default=6, help="GB that RecBole's way may take (default: %(default)s)")
+    parser.add_argument("--memory", type=float, default=7, help="GB that RecBole's way may take (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
@@ -229,37 +289,17 @@ def main(arguments: list[str]) -> None:
         rec.snapshot.vectors(torch.arange(rec.snapshot.n)).numpy(), None, rec.queries, None,
     )  # fmt: skip
     print(f"{rec.meta.model} {rec.meta.form}, window {rec.window}, torch {torch.__version__}, {args.threads} threads")
-    head = ("items", "search", "built in s", "recall@10", "batch users/s", "single p50 ms", "p99 ms")
-    lines = ["| " + " | ".join((*head, "RecBole users/s", "times", "authors in RecBole users/s", "times")) + " |"]
-    lines.append("|" + "---:|" * 11)
-    for n in args.sizes:
-        rec, histories, seconds = grown(parts, n, args.users, args.index)
-        index = rec.snapshot.index
-        p50, p99 = latencies(rec, histories[: args.single])
-        set_threads(args.threads)
-        rate = batch_rate(rec, histories, args.repeat)
-        cells = [f"{n:,}", "exact" if index is None else "IVF", "" if index is None else f"{seconds:.0f}",
-                 "1" if index is None else f"{index.recall:.4f}", f"{rate:,.0f}", f"{p50:.2f}", f"{p99:.2f}"]  # fmt: skip
-        width = rec.settings.hidden_size
-        for make, per_item in (
-            (our_model, 8 * width),
-            (authors_model, 4 * (rec.settings.n_exps * 3 * width + 2 * rec.settings.plm_size)),
-        ):
-            fits = n * (per_item + 4 * 64) < args.memory * 1e9
-            if not fits or (make is authors_model and args.authors is None):
-                cells += ["does not fit" if not fits else "", ""]
-                continue
-            model = make(rec) if make is our_model else authors_model(args.authors, rec)
-            batch = max(1, min(1024, int(args.memory * 1e9 / 4 / (4 * n))))
-            theirs = recbole_rate(model, rec, histories, batch)
-            cells += [f"{theirs:,.1f}", f"{rate / theirs:.1f}"]
-            del model
-            gc.collect()
-        lines.append("| " + " | ".join(cells) + " |")
-        print(lines[-1], flush=True)
-        del rec, histories
-        gc.collect()
-    print("\n" + "\n".join(lines))
+    del rec
+    rows = [measure(parts, n, args) for n in args.sizes]
+    heads = (
+        ["items", "search", "built in s", "recall@10", "batch users/s fp32", "bf16", "single p50 ms", "p99 ms"],
+        ["items", *(f"{name} | times fp32 / bf16" for name in ("our model", "SASRec", "authors"))],
+    )
+    for head, table in zip(heads, zip(*rows, strict=True), strict=True):
+        width = " | ".join(head).count("|") + 1
+        print(f"\n| {' | '.join(head)} |\n|{'---:|' * width}")
+        for cells in table:
+            print("| " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":

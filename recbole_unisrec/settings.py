@@ -111,20 +111,9 @@ def build_config(model: str, dataset: str, files: list[str], overrides: dict[str
     UserError
         If the model, a setting, or the type of a setting is unknown.
     """
-    cls = model_class(model)
-    settings: dict[str, Any] = {}
-    if model not in MODELS:
-        settings.update(read_properties(props_folder() / "finetune.yaml"))
-        own = props_folder() / f"{model}.yaml"
-        settings.update(read_properties(own) if own.is_file() else {})
-        if hasattr(cls, "input_type"):
-            del settings["train_neg_sample_args"]  # the model wants RecBole's negatives
-    demo = props_folder() / f"{dataset}.yaml"
-    settings.update(read_properties(demo) if demo.is_file() else {})
+    settings = _own_properties(model, dataset)
     base = _quiet_config(model, dataset, settings)
-    known = set(base.final_config_dict) | UNLISTED
-    for group in ("general", "training", "evaluation", "dataset"):
-        known.update(getattr(argument_list, f"{group}_arguments"))
+    known = _known(base)
     given: dict[str, Any] = {}
     for file in files:
         given.update(read_properties(file))
@@ -146,6 +135,33 @@ def build_config(model: str, dataset: str, files: list[str], overrides: dict[str
             raise UserError(f"{model} is RecBole's and reads every item, so cold_items would mean nothing; drop one of them")
         settings.update(_layout_settings(Path(str(settings.get("data_path", "dataset/"))) / dataset, dataset, settings))
     return _quiet_config(model, dataset, settings)
+
+
+def known_settings(model: str, dataset: str) -> set[str]:
+    """Names of the settings that a model takes; ``recipe`` is none, it stands for others."""
+    return _known(_quiet_config(model, dataset, _own_properties(model, dataset)))
+
+
+def _known(base: Config) -> set[str]:
+    known = set(base.final_config_dict) | UNLISTED
+    for group in ("general", "training", "evaluation", "dataset"):
+        known.update(getattr(argument_list, f"{group}_arguments"))
+    return known
+
+
+def _own_properties(model: str, dataset: str) -> dict[str, Any]:
+    """Settings of the project's property files for RecBole's models (`registry` adds those of ours) and the dataset."""
+    cls = model_class(model)
+    settings: dict[str, Any] = {}
+    if model not in MODELS:
+        settings.update(read_properties(props_folder() / "finetune.yaml"))
+        own = props_folder() / f"{model}.yaml"
+        settings.update(read_properties(own) if own.is_file() else {})
+        if hasattr(cls, "input_type"):
+            del settings["train_neg_sample_args"]  # the model wants RecBole's negatives
+    demo = props_folder() / f"{dataset}.yaml"
+    settings.update(read_properties(demo) if demo.is_file() else {})
+    return settings
 
 
 def recipe(name: str | None, model: str) -> dict[str, Any]:

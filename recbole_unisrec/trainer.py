@@ -167,7 +167,7 @@ class PackedTrainer(Trainer):
         with self.autocast():
             table = self.model.eval_table()
         candidates = self.model.scaled(table.float())
-        blocks = torch.arange(len(pairs)).split(EVAL_ROWS)
+        blocks = (pairs.target - pairs.start).argsort(stable=True).split(EVAL_ROWS)  # few lengths in each block
         for index in tqdm(blocks, desc="evaluate", unit="block", leave=False, disable=None if show_progress else True):
             batch, order = pack_last(pairs, index, lengths)
             with self.autocast():

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 from pathlib import Path
 
 from dataset_tools.common import UserError
 from recbole_unisrec.leaderboard import report, rows, runner
 from recbole_unisrec.settings import parse_value
+
+NAMED = re.compile(r"([\w.+-]+)=(.+)")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -22,10 +25,18 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--leaderboard", action="store_true", help=argparse.SUPPRESS)
     found.add_argument("--dataset", default="ml-100k", help="folder name under dataset/ (default: ml-100k)")
-    found.add_argument("--models", "--model", nargs="+", default=rows.DEFAULT, metavar="ROW", help="rows (see below)")
+    found.add_argument("--models", "--model", nargs="+", metavar="ROW", help="rows to run (see below)")
     found.add_argument("--seeds", type=int, default=5, help="seeds for each row (default: 5)")
     found.add_argument(
         "--no-tuning", nargs="*", metavar="ROW", help="take the settings of these rows (of all) as they are"
+    )
+    found.add_argument(
+        "--pretrained", nargs="+", default=[], metavar="[NAME=]FILE",
+        help=f"checkpoints of the pre-trained rows; one without a name is {rows.CHECKPOINT}, a row takes another as ROW@NAME",
+    )
+    found.add_argument(
+        "--report-only", action="store_true",
+        help="train nothing; report the rows of --models (default: all) that are finished, also those that miss seeds",
     )
     found.add_argument("--out", type=Path, help="folder of runs and report (default: leaderboard/DATASET)")
     found.add_argument("--debug", action="store_true", help="show a traceback on errors")
@@ -39,16 +50,45 @@ def command(arguments: list[str], settings: dict[str, str]) -> int:
         raise UserError(f"unknown option {unknown[0]!r}; settings are written --name=value, see --leaderboard --help")
     overrides = {name: parse_value(value) for name, value in settings.items()}
     folder = options.out or Path("leaderboard") / options.dataset
-    chosen = rows.rows_of(options.models)
+    chosen = rows.rows_of(options.models or ([] if options.report_only else rows.DEFAULT))
     overrides.setdefault("show_progress", False)
-    fixed = list(chosen) if options.no_tuning == [] else options.no_tuning or []
-    tuned = [name for name in chosen if name not in rows.rows_of(fixed)]
-    board = runner.Leaderboard(folder, options.dataset, chosen, options.seeds, overrides, tuned)
-    standings: list[runner.Standing] = []
+    untuned = set(rows.rows_of(options.no_tuning or [])) if options.no_tuning != [] else {*chosen, *rows.ROWS}
+    board = runner.Leaderboard(
+        folder, options.dataset, chosen, options.seeds, overrides, [name for name in chosen if name not in untuned],
+        named_checkpoints(options.pretrained),
+    )  # fmt: skip
     said = "python run_unisrec.py " + shlex.join([*arguments, *(f"--{k}={v}" for k, v in settings.items())])
-    for standing in board.fill():
-        standings.append(standing)
-        print(f"\n{report.live_table(standings)}\n", flush=True)
+    if options.report_only:
+        standings = report.standings_of(board, chosen or rows.ROWS, dict.fromkeys(untuned, False))
+        if not standings:
+            raise UserError(
+                f"no row is finished in {folder} with these settings; give the settings of the runs, or drop --report-only"
+            )
+        print(report.live_table(board, standings))
         target = report.write(board, standings, said)
+    else:
+        shown = {**chosen, **{name: row for name, row in rows.ROWS.items() if name not in chosen}}
+        for _ in board.fill():
+            standings = report.standings_of(board, shown, {name: name in board.tuned for name in chosen})
+            print(f"\n{report.live_table(board, standings)}\n", flush=True)
+            target = report.write(board, standings, said)
     print(f"report: {target} (and report.md beside it)")
     return 0
+
+
+def named_checkpoints(given: list[str]) -> dict[str, str]:
+    """``NAME=FILE`` as a mapping; a FILE alone is the checkpoint of rows that name none.
+
+    Raises
+    ------
+    UserError
+        If a name is given twice.
+    """
+    found: dict[str, str] = {}
+    for text in given:
+        match = NAMED.fullmatch(text)
+        name, file = match.groups() if match else (rows.CHECKPOINT, text)
+        if name in found:
+            raise UserError(f"--pretrained has {name} twice ({found[name]} and {file}); give each checkpoint a name of its own")
+        found[name] = file
+    return found

@@ -13,8 +13,8 @@ import numpy as np
 from dataset_tools.common import write_text
 from recbole_unisrec.evaluation import POPULARITY, group_names
 from recbole_unisrec.leaderboard.published import RECALLED, published
-from recbole_unisrec.leaderboard.rows import RATES
-from recbole_unisrec.leaderboard.runner import NAMES, Leaderboard, Standing
+from recbole_unisrec.leaderboard.rows import RATES, Row
+from recbole_unisrec.leaderboard.runner import Leaderboard, Standing
 from recbole_unisrec.leaderboard.stats import compare, per_user
 
 SIGNIFICANT = 0.01
@@ -36,12 +36,26 @@ def marks(standings: Sequence[Standing], metric: str) -> dict[str, str]:
     return {s.name: kind for s, kind in zip(order, ("best", "second"), strict=False)} if len(order) > 1 else {}
 
 
-def live_table(standings: Sequence[Standing]) -> str:
+def standings_of(board: Leaderboard, rows: dict[str, Row], tuned: dict[str, bool]) -> list[Standing]:
+    """The finished ones of these rows, by whatever process.
+
+    `tuned` says of some rows whether the choice among their grid points is meant or the property files' settings; of
+    the others the way with more finished seeds is taken.
+    """
+    found = []
+    for name, row in rows.items():
+        ways = [tuned[name]] if name in tuned else [True, False]
+        standings = [s for way in ways if (s := board.finished(row, way))]
+        found += [max(standings, key=lambda s: len(s.runs))] if standings else []
+    return found
+
+
+def live_table(board: Leaderboard, standings: Sequence[Standing]) -> str:
     """Means and deviations over seeds as aligned text, for the terminal."""
     width = max(len(s.name) for s in standings)
-    lines = [f"{'':{width}}  " + "  ".join(f"{n.upper():>14}" for n in NAMES) + "  seeds  s a run"]
+    lines = [f"{'':{width}}  " + "  ".join(f"{n.upper():>14}" for n in board.names) + "  seeds  s a run"]
     for s in standings:
-        cells = "  ".join(f"{s.values(n).mean():.4f} ±{spread(s.values(n)):.4f}".rjust(14) for n in NAMES)
+        cells = "  ".join(f"{s.values(n).mean():.4f} ±{spread(s.values(n)):.4f}".rjust(14) for n in board.names)
         seconds = np.median([run.seconds for run in s.runs])
         lines.append(f"{s.name:{width}}  {cells}  {len(s.runs):5}  {seconds:7.0f}")
     return "\n".join(lines)
@@ -58,13 +72,13 @@ def comparison_table(board: Leaderboard, standings: Sequence[Standing], referenc
     rows: dict[str, dict[str, np.ndarray]] = {}
     for s in standings:
         ranks = board.ranks(s)
-        rows[s.name] = {metric: per_user(ranks, *split_name(metric)) for metric in NAMES}
+        rows[s.name] = {metric: per_user(ranks, *split_name(metric)) for metric in board.names}
     tests = compare(rows, reference)
     cells = [
-        [name, *(f"{found[metric].relative:+.1%}, {p_value(found[metric].p)}" for metric in NAMES)]
+        [name, *(f"{found[metric].relative:+.1%}, {p_value(found[metric].p)}" for metric in board.names)]
         for name, found in tests.items()
     ]
-    return ["row", *(name.upper() for name in NAMES)], cells
+    return ["row", *(name.upper() for name in board.names)], cells
 
 
 def split_name(metric: str) -> tuple[str, int]:
@@ -75,13 +89,13 @@ def split_name(metric: str) -> tuple[str, int]:
 
 def main_table(board: Leaderboard, standings: Sequence[Standing], link: bool) -> tuple[Header, Cells]:
     """Header and cells of the main table; `link` makes the seeds links to their JSON files (Markdown)."""
-    best = {metric: marks(standings, metric) for metric in NAMES}
-    header = ["row", *(n.upper() for n in NAMES), "tuned to", "s a run", "runs"]
+    best = {metric: marks(standings, metric) for metric in board.names}
+    header = ["row", *(n.upper() for n in board.names), "tuned to", "s a run", "runs"]
     header += [f"the paper's ({RECALLED})", "what it is"]
     cells = []
     for s in standings:
         row = [s.name]
-        for metric in NAMES:
+        for metric in board.names:
             values = s.values(metric)
             text = f"{values.mean():.4f} ± {spread(values):.4f}"
             kind = best[metric].get(s.name)
@@ -104,11 +118,11 @@ def p_value(p: float) -> str:
 
 def group_table(board: Leaderboard, standings: Sequence[Standing], metric: str) -> tuple[Header, Cells]:
     """One metric by training interactions of the target item."""
-    names = [n for n in group_names(POPULARITY) if n in board.groups(board.ranks(standings[0]))]
-    users = board.groups(board.ranks(standings[0]))
+    names = [n for n in group_names(POPULARITY) if n in board.groups(board.ranks(standings[0]), "popularity")]
+    users = board.groups(board.ranks(standings[0]), "popularity")
     n_seeds = len(standings[0].runs)
     header = ["row", *(f"{n} ({int(users[n]['users'] / n_seeds):,} users)" for n in names)]
-    found = {s.name: board.groups(board.ranks(s)) for s in standings}
+    found = {s.name: board.groups(board.ranks(s), "popularity") for s in standings}
     tops = {n: max(found[s.name][n][metric] for s in standings) for n in names}
     cells = []
     for s in standings:
@@ -124,7 +138,7 @@ def sections(board: Leaderboard, standings: Sequence[Standing], command: str, li
     facts = ", ".join(f"{value:,} {name}" for name, value in board.facts.items())
     first = next((s.runs[0] for s in standings if s.runs), None)
     made_with = ", ".join(f"{k} {v}" for k, v in (first.versions if first else {}).items())
-    tuned = [s.name for s in standings if s.name in board.tuned and s.row.model]
+    tuned = [s.name for s in standings if s.tuned]
     grid = f"was tuned on validation NDCG@10 with the first seed, over the learning rates {', '.join(map(str, RATES))}"
     n_seeds = max(len(s.runs) for s in standings)
     reference, against = reference_of(standings), []
@@ -244,7 +258,7 @@ def plots(board: Leaderboard, standings: Sequence[Standing]) -> list[tuple[str, 
 
     with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": "leaderboard", "font.size": 9}):
         return [
-            ("metrics", "Test metrics, mean and standard deviation over seeds", _bars(standings)),
+            ("metrics", "Test metrics, mean and standard deviation over seeds", _bars(board, standings)),
             ("groups", "HIT@10 by training interactions of the item to find", _groups(board, standings)),
             ("curves", "Validation NDCG@10 by epoch, first seed", _curves(standings)),
             ("cost", "Seconds of training and evaluation against NDCG@10", _cost(standings)),
@@ -269,10 +283,10 @@ def _svg(figure: Any) -> str:
     return text[text.index("<svg") :]
 
 
-def _bars(standings: Sequence[Standing]) -> str:
-    figure, axes = _figure(len(NAMES), (11, 0.6 + 0.36 * len(standings)))
+def _bars(board: Leaderboard, standings: Sequence[Standing]) -> str:
+    figure, axes = _figure(len(board.names), (11, 0.6 + 0.36 * len(standings)))
     names = [s.name for s in standings]
-    for axis, metric in zip(axes, NAMES, strict=True):
+    for axis, metric in zip(axes, board.names, strict=True):
         values = [s.values(metric) for s in standings]
         colours = [COLOURS[i % len(COLOURS)] for i in range(len(standings))]
         axis.barh(names, [v.mean() for v in values], xerr=[spread(v) for v in values], color=colours, capsize=2)
@@ -288,7 +302,7 @@ def _bars(standings: Sequence[Standing]) -> str:
 def _groups(board: Leaderboard, standings: Sequence[Standing]) -> str:
     figure, (axis,) = _figure(size=(8.5, 4))
     for i, s in enumerate(standings):
-        found = board.groups(board.ranks(s))
+        found = board.groups(board.ranks(s), "popularity")
         heights = [found[name]["hit@10"] for name in found]
         axis.plot(list(found), heights, marker="o", label=s.name, color=COLOURS[i % len(COLOURS)])
     axis.set_xlabel("training interactions of the item")

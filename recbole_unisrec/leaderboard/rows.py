@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from recbole_unisrec.errors import UserError
 
 RATES = [3e-4, 1e-3, 3e-3]
+STAGES = ("inductive", "transductive")
+CHECKPOINT = "S-I+S-S"  # name of the pre-trained model when only one is given: both tasks, as in the paper
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,8 @@ class Row:
 
     Attributes
     ----------
+    name
+        As it is asked for and shown.
     model
         Name of the model in RecBole's registry; empty for the popularity ranker, which trains nothing.
     settings
@@ -26,62 +30,76 @@ class Row:
     about
         What a reader must know, in a few words.
     pretrained
-        Whether training starts from the checkpoint that ``--pretrained`` names; other rows start from nothing.
+        Name of the checkpoint (``--pretrained NAME=FILE``) that training starts from; empty: it starts from nothing.
     """
 
+    name: str
     model: str
     settings: dict[str, Any] = field(default_factory=dict)
     grid: dict[str, list[Any]] = field(default_factory=lambda: {"learning_rate": RATES})
     about: str = ""
-    pretrained: bool = False
+    pretrained: str = ""
 
     def points(self) -> list[dict[str, Any]]:
         """The settings to try, the property files' own value first."""
         return [{name: value} for name, values in self.grid.items() for value in values] or [{}]
 
 
-def _ours(stage: str, about: str, pretrained: bool = False, **settings: Any) -> Row:
-    return Row("UniSRec", {"train_stage": f"{stage}_ft", **settings}, about=about, pretrained=pretrained)
+def _ours(name: str, stage: str, about: str, pretrained: str = "", **settings: Any) -> Row:
+    return Row(name, "UniSRec", {"train_stage": f"{stage}_ft", **settings}, about=about, pretrained=pretrained)
 
 
-ROWS: dict[str, Row] = {
-    "Pop": Row("", grid={}, about="most frequent in training"),
-    "SASRec": Row("SASRec", about="RecBole's"),
-    "SASRecPacked": Row("SASRecPacked", about="SASRec on our data path"),
-    "GRU4Rec": Row("GRU4Rec", about="RecBole's"),
-    "BERT4Rec": Row("BERT4Rec", about="RecBole's"),
-    "FDSA": Row("FDSA", about="RecBole's, with the words of the text"),
-    "SASRec-text": Row("SASRecText", about="linear map of the text features"),
-    "ZESRec": Row("ZESRec", about="linear map and item offsets"),
-    "UniSRec-inductive": _ours("inductive", "the paper's model, text only"),
-    "UniSRec-transductive": _ours("transductive", "the paper's model, text and IDs"),
-    "UniSRec-inductive-ours": _ours("inductive", "features whitened first, weights averaged", recipe="ours"),
-    "UniSRec-transductive-ours": _ours("transductive", "features whitened first, weights averaged", recipe="ours"),
-    "UniSRec-inductive-pretrained": _ours("inductive", "pre-trained, encoder frozen", True, freeze="encoder"),
-    "UniSRec-transductive-pretrained": _ours("transductive", "pre-trained, encoder frozen", True, freeze="encoder"),
-    "UniSRec-inductive-full": _ours("inductive", "pre-trained, everything learns on", True, freeze="none"),
-    "UniSRec-transductive-full": _ours("transductive", "pre-trained, everything learns on", True, freeze="none"),
-    "whitened-features": _ours("transductive", "ablation: features whitened first", feature_scaling="whiten"),
-    "averaged-weights": _ours("transductive", "ablation: weights averaged", ema_decay=0.98),
-    "no-whitening": _ours("inductive", "ablation: linear experts", whitening=False),
-    "one-expert": _ours("inductive", "ablation: no mixture", n_exps=1),
-    "no-gate-noise": _ours("inductive", "ablation: gate without noise", gate_noise=False),
-    "mean-pooling": _ours("inductive", "ablation: mean of the tokens for [CLS]", plm_suffix="feat1Mean"),
-}
+_ROWS = [
+    Row("Pop", "", grid={}, about="most frequent in training"),
+    Row("SASRec", "SASRec", about="RecBole's"),
+    Row("SASRecPacked", "SASRecPacked", about="SASRec on our data path"),
+    Row("GRU4Rec", "GRU4Rec", about="RecBole's"),
+    Row("BERT4Rec", "BERT4Rec", about="RecBole's"),
+    Row("FDSA", "FDSA", about="RecBole's, with the words of the text"),
+    Row("SASRec-text", "SASRecText", about="linear map of the text features"),
+    Row("ZESRec", "ZESRec", about="linear map and item offsets"),
+    _ours("UniSRec-inductive", "inductive", "the paper's model, text only"),
+    _ours("UniSRec-transductive", "transductive", "the paper's model, text and IDs"),
+    *(_ours(f"UniSRec-{stage}-ours", stage, "features whitened first, weights averaged", recipe="ours") for stage in STAGES),
+    *(
+        _ours(f"UniSRec-{stage}-pretrained", stage, "pre-trained, encoder frozen", CHECKPOINT, freeze="encoder")
+        for stage in STAGES
+    ),
+    *(
+        _ours(f"UniSRec-{stage}-full", stage, "pre-trained, everything learns on", CHECKPOINT, freeze="none")
+        for stage in STAGES
+    ),
+    _ours("whitened-features", "transductive", "ablation: features whitened first", feature_scaling="whiten"),
+    _ours("averaged-weights", "transductive", "ablation: weights averaged", ema_decay=0.98),
+    _ours("no-whitening", "inductive", "ablation: linear experts", whitening=False),
+    _ours("one-expert", "inductive", "ablation: no mixture", n_exps=1),
+    _ours("no-gate-noise", "inductive", "ablation: gate without noise", gate_noise=False),
+    _ours("mean-pooling", "inductive", "ablation: mean of the tokens for [CLS]", plm_suffix="feat1Mean"),
+]
+ROWS: dict[str, Row] = {row.name: row for row in _ROWS}
 DEFAULT = ["Pop", "SASRecPacked", "SASRec-text", "ZESRec", "UniSRec-inductive", "UniSRec-transductive"]
 
 
 def rows_of(names: list[str]) -> dict[str, Row]:
-    """The chosen rows.
+    """The chosen rows; ``ROW@NAME`` is a pre-trained row that starts from the checkpoint NAME.
 
     Raises
     ------
     UserError
-        If a name is unknown.
+        If a name is unknown, or a row that starts from nothing is given a checkpoint.
     """
+    found = {}
     for name in names:
-        if name not in ROWS:
-            close = difflib.get_close_matches(name, ROWS, n=1, cutoff=0.4)
+        plain, at, checkpoint = name.partition("@")
+        if plain not in ROWS:
+            close = difflib.get_close_matches(plain, ROWS, n=1, cutoff=0.4)
             hint = f"did you mean {close[0]}?" if close else "see --help for the rows"
-            raise UserError(f"unknown row {name!r}; {hint}")
-    return {name: ROWS[name] for name in names}
+            raise UserError(f"unknown row {plain!r}; {hint}")
+        row = ROWS[plain]
+        if at:
+            if not row.pretrained or not checkpoint:
+                takes = ", ".join(row.name for row in ROWS.values() if row.pretrained)
+                raise UserError(f"row {name!r} names a checkpoint, but only these rows take one (ROW@NAME): {takes}")
+            row = replace(row, name=name, pretrained=checkpoint, about=f"{row.about} ({checkpoint})")
+        found[name] = row
+    return found

@@ -1,9 +1,13 @@
-"""Run what a leaderboard lacks, one finished run a file, so that a killed leaderboard goes on where it was."""
+"""Run what a leaderboard lacks, one finished run a file, so that a killed leaderboard goes on where it was.
+
+Several processes may share one folder: each run is done by one of them, the others wait for it or go on with the next.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -11,21 +15,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from dataset_tools.common import write_text
 from recbole_unisrec import quick_start
 from recbole_unisrec.data.dataset import SequenceDataset
 from recbole_unisrec.errors import UserError
-from recbole_unisrec.evaluation import POPULARITY, TestUsers, group_metrics, read_ranks, write_ranks
+from recbole_unisrec.evaluation import LENGTH, POPULARITY, TestUsers, group_metrics, read_ranks, write_ranks
 from recbole_unisrec.leaderboard.rows import Row
 from recbole_unisrec.metrics import rank_metrics
 from recbole_unisrec.pretrain.checkpoint import load_pretrained
-from recbole_unisrec.settings import build_config
+from recbole_unisrec.settings import build_config, known_settings
 
 METRICS = ("hit", "ndcg")
-TOPK = (10, 50)
-NAMES = [f"{metric}@{k}" for k in TOPK for metric in METRICS]
+TOPK = [10, 50]
 FIRST_SEED = 2020
+GROUPS = {"popularity": POPULARITY, "length": LENGTH}
+# settings that say where and how a run is made rather than what comes out; all others are part of a run's key
+ELSEWHERE = {
+    "seed", "data_path", "checkpoint_dir", "show_progress", "use_gpu", "gpu_id", "device", "worker", "state", "pretrained",
+    "log_wandb", "wandb_project", "single_spec", "local_rank", "world_size", "nproc", "offset", "ip", "port", "recipe",
+    "dataset_save_path", "dataloaders_save_path", "save_dataset", "save_dataloaders", "eval_batch_size", "log_dir",
+}  # fmt: skip
 
 
 @dataclass
@@ -42,6 +53,8 @@ class Run:
         Metrics by name.
     valid_score
         What the choice among grid points goes by: NDCG@10 on validation.
+    groups
+        Test metrics by ``popularity`` of the target and by ``length`` of the history, see `quick_start.Result`.
     curve
         Validation score by epoch.
     seconds, n_parameters
@@ -57,6 +70,7 @@ class Run:
     valid: dict[str, float]
     test: dict[str, float]
     valid_score: float
+    groups: dict[str, dict[str, dict[str, float]]]
     curve: list[float]
     seconds: float
     n_parameters: int
@@ -66,7 +80,7 @@ class Run:
 
 @dataclass
 class Standing:
-    """The runs of one row: those of the tuning, and one for each seed with the chosen grid point."""
+    """The finished runs of one row: those of the tuning, and one for each seed with the chosen grid point."""
 
     name: str
     row: Row
@@ -77,6 +91,11 @@ class Standing:
     def chosen(self) -> dict[str, Any]:
         """The grid point that was best on validation."""
         return self.runs[0].point if self.runs else {}
+
+    @property
+    def tuned(self) -> bool:
+        """Whether there was a choice."""
+        return len(self.tuning) > 1
 
     def values(self, metric: str) -> np.ndarray:
         """Test metric of each seed, float64 [S]."""
@@ -100,6 +119,8 @@ class Leaderboard:
         Settings for all rows.
     tuned
         Rows whose grids are tried; of the others the property files' values are taken.
+    checkpoints
+        Pre-trained models by name, for the rows that start from one.
 
     Raises
     ------
@@ -115,35 +136,39 @@ class Leaderboard:
         n_seeds: int,
         overrides: dict[str, Any],
         tuned: list[str],
+        checkpoints: dict[str, str] | None = None,
     ) -> None:
         if n_seeds < 1:
             raise UserError(f"seeds must be 1 or more, not {n_seeds}")
         self.folder, self.dataset = folder, dataset
         self.seeds = [FIRST_SEED + i for i in range(n_seeds)]
-        self.rows = rows
-        self.overrides = {"topk": list(TOPK), "metrics": ["HIT", "NDCG"], "valid_metric": "NDCG@10", **overrides}
-        self.pretrained = self._pretrained(self.overrides.pop("pretrained", None))
-        self.tuned = tuned
+        self.rows, self.tuned = rows, tuned
+        self.topk = topk_of(overrides.get("topk", TOPK))
+        self.names = [f"{metric}@{k}" for k in self.topk for metric in METRICS]
+        self.score = f"ndcg@{self.topk[0]}"
+        self.overrides = {
+            **overrides, "topk": self.topk, "metrics": [m.upper() for m in METRICS], "valid_metric": self.score.upper(),
+        }  # fmt: skip
+        self.checkpoints = {name: (path, weights_digest(path)) for name, path in (checkpoints or {}).items()}
+        self._what: dict[str, tuple[dict[str, Any], list[Any]]] = {}  # what a run depends on but seed and point, by row
+        self._known: dict[str, set[str]] = {}  # names of settings by model
+        self._files: dict[Path, str] = {}  # digests of feature files
         self.users = self._users()
-        for name, row in rows.items():  # mistakes in settings show before the first hour, not after it
+
+    def check(self) -> None:
+        """Find mistakes in the settings before the first hour, not after it."""
+        models = {row.model for row in self.rows.values() if row.model}
+        nowhere = [k for k in self.overrides if models and not any(k in self._settings(model) for model in models)]
+        for row in self.rows.values():
+            if row.model and nowhere:  # let the settings say what was meant
+                build_config(row.model, self.dataset, [], {k: self.overrides[k] for k in nowhere})
+            if row.pretrained and row.pretrained not in self.checkpoints:
+                raise UserError(f"row {row.name} starts from a pre-trained model; give --pretrained={row.pretrained}=FILE")
             if row.model:
                 self._config(row, row.points()[0], self.seeds[0])
-            (folder / "runs" / name).mkdir(parents=True, exist_ok=True)
-
-    def _pretrained(self, path: str | None) -> dict[str, str]:
-        """The checkpoint and the sum of its weights, which tells runs of two checkpoints of one name apart."""
-        asking = [name for name, row in self.rows.items() if row.pretrained]
-        if asking and not path:
-            raise UserError(f"row {asking[0]} starts from a pre-trained model; give --pretrained=FILE")
-        if not path:
-            return {}
-        digest = hashlib.sha256()
-        for name, tensor in sorted(load_pretrained(path)[0].items()):
-            digest.update(name.encode() + tensor.float().numpy().tobytes())
-        return {"path": str(path), "sha256": digest.hexdigest()}
 
     def _users(self) -> TestUsers:
-        shared = {k: v for k, v in self.overrides.items() if k in ("data_path", "MAX_ITEM_LIST_LENGTH", "cold_items")}
+        shared = {k: v for k, v in self.overrides.items() if k in ("data_path", "MAX_ITEM_LIST_LENGTH", "cold_items", "cold_by")}
         config = build_config("SASRecPacked", self.dataset, [], shared)
         dataset = SequenceDataset(config)
         dataset.build()
@@ -155,56 +180,115 @@ class Leaderboard:
             "training pairs": len(dataset.split.train),
             "test users": len(dataset.split.test),
         }
+        digest = hashlib.sha256("\n".join(dataset.field2id_token[dataset.iid_field]).encode())
+        for part in (dataset.split.train, dataset.split.valid, dataset.split.test):
+            for array in (part.items, part.user, part.start, part.target):
+                digest.update(array.numpy().tobytes())
+        self._data_digest = digest.hexdigest()
         return TestUsers.of(dataset)
 
+    def _settings(self, model: str) -> set[str]:
+        if model not in self._known:
+            self._known[model] = known_settings(model, self.dataset)
+        return self._known[model]
+
     def _config(self, row: Row, point: dict[str, Any], seed: int) -> Any:
-        settings = {**self.overrides, **row.settings, **point, "seed": seed}
+        shared = {k: v for k, v in self.overrides.items() if k in self._settings(row.model) or k == "recipe"}
+        settings = {**shared, **row.settings, **point, "seed": seed}
         if row.pretrained:
-            settings["pretrained"] = self.pretrained["path"]
+            settings["pretrained"] = self.checkpoints[row.pretrained][0]
         return build_config(row.model, self.dataset, [], {k: v for k, v in settings.items() if v is not None})
 
     def _key(self, row: Row, point: dict[str, Any], seed: int) -> str:
-        parts = [row.model, row.settings, point, seed, self.overrides, self.facts]
-        if row.pretrained:
-            parts.append(self.pretrained["sha256"])
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+        """Digest of what a result depends on: data, text features, pre-trained weights and every setting that is set."""
+        if row.name not in self._what:
+            settings, parts = {}, [row.model, self.topk, self._data_digest]
+            if row.model:
+                config = self._config(row, {}, seed)
+                found = quick_start.plain(config.final_config_dict)
+                settings = {k: v for k, v in found.items() if k not in ELSEWHERE and v is not None}
+                if settings.get("plm_suffix"):
+                    folder = Path(config["data_path"])
+                    files = [folder / f"{self.dataset}.{end}" for end in (settings["plm_suffix"], "item2index")]
+                    parts.append([self._file_digest(file) for file in files])
+            if row.pretrained:
+                parts.append(self.checkpoints[row.pretrained][1])
+            self._what[row.name] = (settings, parts)
+        settings, parts = self._what[row.name]
+        text = json.dumps([*parts, {**settings, **point}, seed], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-    def _file(self, name: str, key: str) -> Path:
+    def _file_digest(self, file: Path) -> str:
+        if file not in self._files:
+            if not file.is_file():
+                return "missing"
+            with open(file, "rb") as content:
+                self._files[file] = hashlib.file_digest(content, "sha256").hexdigest()
+        return self._files[file]
+
+    def json_file(self, name: str, key: str) -> Path:
+        """File of a finished run."""
         return self.folder / "runs" / name / f"{key}.json"
-
-    def run(self, name: str, point: dict[str, Any], seed: int) -> tuple[Run, bool]:
-        """One run, and whether it was there already."""
-        row = self.rows[name]
-        key = self._key(row, point, seed)
-        file = self._file(name, key)
-        if file.is_file() and self.ranks_file(name, key).is_file():
-            try:
-                return Run(**json.loads(file.read_text(encoding="utf-8"))), True
-            except (ValueError, TypeError) as error:
-                raise UserError(f"{file} is damaged ({error}); delete it and run again") from error
-        run = self._train(name, row, key, point, seed) if row.model else self._popular(name, key, seed)
-        write_text(file, json.dumps(asdict(run), indent=1) + "\n")
-        return run, False
 
     def ranks_file(self, name: str, key: str) -> Path:
         """File with the ranks of the test users of a run."""
-        return self.folder / "runs" / name / f"{key}.npz"
+        return self.json_file(name, key).with_suffix(".npz")
 
-    def _train(self, name: str, row: Row, key: str, point: dict[str, Any], seed: int) -> Run:
+    def find(self, row: Row, point: dict[str, Any], seed: int) -> Run | None:
+        """A finished run.
+
+        Raises
+        ------
+        UserError
+            If its file is damaged.
+        """
+        key = self._key(row, point, seed)
+        file = self.json_file(row.name, key)
+        if not file.is_file() or not self.ranks_file(row.name, key).is_file():
+            return None
+        try:
+            run = Run(**json.loads(file.read_text(encoding="utf-8")))
+            if run.key != key or not set(self.names) <= set(run.test):
+                raise ValueError("it is of another run")
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{file} is damaged ({error}); delete it and run again") from error
+        run.point = point  # a value that was tuned and the same by default are one run
+        return run
+
+    def run(self, row: Row, point: dict[str, Any], seed: int, wait: bool = True) -> tuple[Run | None, bool]:
+        """One run, and whether it was there already; None if another process is at it and we do not `wait`."""
+        if found := self.find(row, point, seed):
+            return found, True
+        key = self._key(row, point, seed)
+        work = self.folder / "running" / f"{row.name}-{key}"
+        work.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # held by the process, so that it falls open when the process dies
+            with FileLock(f"{work}.lock", timeout=-1 if wait else 0):
+                if found := self.find(row, point, seed):  # made while we waited
+                    return found, True
+                shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
+                made = self._train(row, key, point, seed, work) if row.model else self._popular(row, key, seed)
+                shutil.rmtree(work, ignore_errors=True)
+                write_text(self.json_file(row.name, key), json.dumps(asdict(made), indent=1) + "\n")
+                return made, False
+        except Timeout:
+            return None, False
+
+    def _train(self, row: Row, key: str, point: dict[str, Any], seed: int, work: Path) -> Run:
         config = self._config(row, point, seed)
-        config["checkpoint_dir"] = str(self.folder / "checkpoints")
+        config["checkpoint_dir"] = str(work)
         result = quick_start.train(config)
-        write_ranks(self.ranks_file(name, key), *read_ranks(result.ranks))
-        for leftover in (result.checkpoint, result.ranks, str(Path(result.checkpoint).with_suffix(".json"))):
-            Path(leftover).unlink(missing_ok=True)
+        write_ranks(self.ranks_file(row.name, key), *read_ranks(result.ranks))
         return Run(
-            row=name,
+            row=row.name,
             key=key,
             seed=seed,
             point=point,
             valid=result.valid,
             test=result.test,
-            valid_score=result.valid["ndcg@10"],
+            valid_score=result.valid[self.score],
+            groups=result.groups,
             curve=[epoch["valid_score"] for epoch in result.epochs],
             seconds=result.seconds,
             n_parameters=result.n_parameters,
@@ -212,7 +296,7 @@ class Leaderboard:
             versions=result.versions,
         )
 
-    def _popular(self, name: str, key: str, seed: int) -> Run:
+    def _popular(self, row: Row, key: str, seed: int) -> Run:
         """Everybody is shown what is most frequent in training."""
         started = time.perf_counter()
         order = np.lexsort((np.arange(len(self._popularity)), -self._popularity.numpy()))
@@ -224,34 +308,64 @@ class Leaderboard:
             pairs = getattr(self._split, part)
             found[part] = (pairs.user, rank[pairs.items[pairs.target]])
         users, ranks = found["test"]
-        write_ranks(self.ranks_file(name, key), self._tokens[users.numpy()].astype(str), ranks.numpy())
-        metrics = {part: dict(rank_metrics(r, METRICS, TOPK)) for part, (_, r) in found.items()}
-        seconds = time.perf_counter() - started
+        tokens = self._tokens[users.numpy()].astype(str)
+        write_ranks(self.ranks_file(row.name, key), tokens, ranks.numpy())
+        metrics = {part: dict(rank_metrics(r, METRICS, self.topk)) for part, (_, r) in found.items()}
         return Run(
-            name, key, seed, {}, metrics["valid"], metrics["test"], metrics["valid"]["ndcg@10"], [], seconds, 0,
+            row=row.name,
+            key=key,
+            seed=seed,
+            point={},
+            valid=metrics["valid"],
+            test=metrics["test"],
+            valid_score=metrics["valid"][self.score],
+            groups={kind: self.groups(ranks.numpy()[np.argsort(tokens)][None], kind) for kind in GROUPS},
+            curve=[],
+            seconds=time.perf_counter() - started,
+            n_parameters=0,
             versions=quick_start.versions(),
-        )  # fmt: skip
+        )
 
     def fill(self, say: Callable[[str], None] = quick_start.say) -> Iterator[Standing]:
         """Run what is missing; gives each row when it is complete."""
+        self.check()
         for name, row in self.rows.items():
             points = row.points() if name in self.tuned else [{}]
-            tuning = []
-            for point in points:
-                run, known = self.run(name, point, self.seeds[0])
-                tuning.append(run)
-                said = ", ".join(f"{k} {v}" for k, v in point.items()) or "one setting"
-                say(f"{name}: {said}, valid NDCG@10 {run.valid_score:.4f}{' (from before)' if known else ''}")
+            tuning = self._all(row, [(point, self.seeds[0]) for point in points], say)
             best = max(tuning, key=lambda run: run.valid_score)
-            runs = [best]
             seeds = self.seeds[1:] if row.model else []  # popularity draws nothing
-            for seed in seeds:
-                run, known = self.run(name, best.point, seed)
-                runs.append(run)
-                say(
-                    f"{name}: seed {seed}, test NDCG@10 {run.test['ndcg@10']:.4f}{' (from before)' if known else ''}"
-                )
-            yield Standing(name, row, tuning, runs)
+            yield Standing(name, row, tuning, [best, *self._all(row, [(best.point, seed) for seed in seeds], say)])
+
+    def _all(self, row: Row, jobs: list[tuple[dict[str, Any], int]], say: Callable[[str], None]) -> list[Run]:
+        """All of these runs; first those that no other process is at."""
+        found: dict[int, Run] = {}
+        for wait in (False, True):
+            for i, (point, seed) in enumerate(jobs):
+                if i in found:
+                    continue
+                if wait:
+                    say(f"{row.name}: waiting for another process that is at seed {seed}")
+                run, known = self.run(row, point, seed, wait)
+                if run is not None:
+                    found[i] = run
+                    what = ", ".join([*(f"{k} {v}" for k, v in point.items()), f"seed {seed}"])
+                    score = f"valid {self.score.upper()} {run.valid_score:.4f}"
+                    say(f"{row.name}: {what}, {score}{' (from before)' if known else ''}")
+        return [found[i] for i in range(len(jobs))]
+
+    def finished(self, row: Row, tuned: bool) -> Standing | None:
+        """What is finished of a row, with one seed or more; None if its tuning or its first seed is missing."""
+        if not any((self.folder / "runs" / row.name).glob("*.json")):
+            return None
+        if row.pretrained and row.pretrained not in self.checkpoints:
+            return None
+        points = row.points() if tuned else [{}]
+        tuning = [run for point in points if (run := self.find(row, point, self.seeds[0]))]
+        if len(tuning) < len(points):
+            return None
+        best = max(tuning, key=lambda run: run.valid_score)
+        more = [self.find(row, best.point, seed) for seed in self.seeds[1:]] if row.model else []
+        return Standing(row.name, row, tuning, [best, *(run for run in more if run)])
 
     def ranks(self, standing: Standing) -> np.ndarray:
         """Ranks of all test users for each seed, int64 [S, U], in the order of ``self.users``.
@@ -271,7 +385,28 @@ class Leaderboard:
             found.append(ranks[order])
         return np.stack(found)
 
-    def groups(self, ranks: np.ndarray) -> dict[str, dict[str, float]]:
-        """Metrics by popularity of the target, all seeds together."""
-        values = np.tile(self.users.popularity, len(ranks))
-        return group_metrics(ranks.reshape(-1), values, POPULARITY, METRICS, TOPK)
+    def groups(self, ranks: np.ndarray, kind: str) -> dict[str, dict[str, float]]:
+        """Metrics by ``popularity`` of the target or by ``length`` of the history: int64 ranks [S, U], seeds together."""
+        values = np.tile(getattr(self.users, kind), len(ranks))
+        return group_metrics(ranks.reshape(-1), values, GROUPS[kind], METRICS, self.topk)
+
+
+def topk_of(value: Any) -> list[int]:
+    """Two cut-offs or more, ascending.
+
+    Raises
+    ------
+    UserError
+        If `value` is something else.
+    """
+    if not isinstance(value, list) or not value or not all(isinstance(k, int) and k > 0 for k in value):
+        raise UserError(f"topk must be a list of numbers like [10,50], not {value!r}")
+    return sorted(set(value))
+
+
+def weights_digest(path: str) -> str:
+    """Digest of the weights of a pre-trained model, which tells two checkpoints of one name apart."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(load_pretrained(path)[0].items()):
+        digest.update(name.encode() + tensor.float().numpy().tobytes())
+    return digest.hexdigest()

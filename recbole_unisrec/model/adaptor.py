@@ -116,11 +116,12 @@ class MoEAdaptor(nn.Module):
 
     def gates(self, x: Tensor) -> Tensor:
         """Gate weights g = softmax(x·W₂ + δ), [..., d_plm] -> [..., G]; δ = 0 outside training (Eq. 4, 5)."""
-        logits = x @ self.w_gate
-        if self.noisy_gating and self.training:
-            deviation = F.softplus(x @ self.w_noise) + NOISE_FLOOR
-            logits = logits + torch.randn_like(logits) * deviation
-        return logits.softmax(dim=-1)
+        if not (self.noisy_gating and self.training):
+            return (x @ self.w_gate).softmax(dim=-1)
+        both = x @ torch.cat([self.w_gate, self.w_noise], dim=1)  # products so narrow cost the same one by one
+        logits, spread = both.chunk(2, dim=-1)
+        deviation = F.softplus(spread) + NOISE_FLOOR
+        return (logits + torch.randn_like(logits) * deviation).softmax(dim=-1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Adapt text features x [..., d_plm] -> v [..., d]."""

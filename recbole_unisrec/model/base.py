@@ -94,10 +94,10 @@ class TableRecommender(SequentialRecommender):
 
     # --- shared
 
-    def encode(self, inputs: Tensor, position: Tensor, buckets: Buckets) -> Tensor:
-        """Encode item vectors [T, d] at int64 positions [T] -> outputs [T, d]."""
+    def encode(self, inputs: Tensor, position: Tensor, buckets: Buckets, last: Tensor | None = None) -> Tensor:
+        """Encode item vectors [T, d] at int64 positions [T] -> outputs [T, d], or [B, d] of the rows `last` alone."""
         x = self.dropout(self.LayerNorm(inputs + self.position_embedding(position)))
-        return self.trm_encoder(x, buckets)
+        return self.trm_encoder(x, buckets, last)
 
     def scaled(self, vectors: Tensor) -> Tensor:
         """Normalise to length one where similarity is the cosine."""
@@ -120,16 +120,21 @@ class TableRecommender(SequentialRecommender):
 
     def _last_outputs(self, item_seq: Tensor, item_seq_len: Tensor, vectors: Callable[[Tensor], Tensor]) -> Tensor:
         """Outputs [B, d] at the last items; `vectors` gives those of int64 items [T] -> [T, d]."""
+        length, order = item_seq_len.sort()
+        item_seq = item_seq[order]
         place = torch.arange(item_seq.shape[1], device=item_seq.device).expand_as(item_seq)  # (B, L)
-        valid = place < item_seq_len.unsqueeze(1)
-        buckets = [(1, length) for length in item_seq_len.tolist()]
-        output = self.encode(vectors(item_seq[valid]), place[valid], buckets)  # (T, d), histories end to end
-        return output[item_seq_len.cumsum(0) - 1]
+        valid = place < length.unsqueeze(1)
+        width, count = length.unique_consecutive(return_counts=True)
+        buckets = list(zip(count.tolist(), width.tolist(), strict=True))  # histories of one length end to end
+        output = self.encode(vectors(item_seq[valid]), place[valid], buckets, length.cumsum(0) - 1)
+        return output[order.argsort()]
 
     def packed_outputs(self, batch: PackedBatch, table: Tensor) -> Tensor:
         """Outputs [P, d] that predict `batch.target`, from a table [n_items, d]; normalised if `cosine`."""
-        output = self.encode(F.embedding(batch.item, table), batch.position, batch.buckets)
-        return self.scaled(output[batch.output])
+        inputs = F.embedding(batch.item, table)
+        if len(batch.output) == sum(n for n, _ in batch.buckets):  # one of each sequence
+            return self.scaled(self.encode(inputs, batch.position, batch.buckets, batch.output))
+        return self.scaled(self.encode(inputs, batch.position, batch.buckets)[batch.output])
 
     def calculate_loss(self, interaction: PackedBatch | Interaction) -> Tensor:
         """Cross-entropy over all items (paper Eq. 11 and 12), scalar.

@@ -2,9 +2,9 @@
 
 Sequences lie end to end in one [T, d] matrix, sorted into buckets of equal length. A sequence shorter than its bucket
 is padded on the right, which a causal encoder never looks at. Everything but attention works on the matrix as a whole.
-Attention cuts it into rows of as many positions as the longest sequence has, so that a sequence lies in one row or
-two, and lets each row look at itself and the row before: a few large products, whatever the mixture of lengths.
-Parameter names are those of RecBole's ``TransformerEncoder``, and so of the authors' checkpoints.
+Attention in training cuts it into rows of as many positions as the longest sequence has, so that a sequence lies in
+one row or two, and lets each row look at itself and the row before: a few large products, whatever the mixture of
+lengths. Without gradients it goes bucket by bucket, which copies nothing. Parameter names are those of RecBole's ``TransformerEncoder``, and so of the authors' checkpoints.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_unisrec.model.dropout import Dropout, dropout
+from recbole_unisrec.model.linear import linear
 
 Buckets = Sequence[tuple[int, int]]  # (number of sequences n, length L) in the order of the matrix; Σ n·L = T
 
@@ -70,12 +71,12 @@ class Rows:
         mask = (key >= first) & (key <= position)
         return cls(n, width, mask.unsqueeze(1).to(device, non_blocking=True), previous=True)
 
-    def split(self, qkv: Tensor, n_heads: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries [n, nh, width, hs], keys and values [n, nh, keys, hs] of qkv [T, 3d]."""
+    def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [n, nh, width, hs], keys and values [n, nh, keys, hs] of qkv [T, 3, nh, hs]."""
         missing = self.n * self.width - len(qkv)
         if missing:
-            qkv = F.pad(qkv, (0, 0, 0, missing))
-        cut = qkv.view(self.n, self.width, 3, n_heads, -1)
+            qkv = F.pad(qkv, (0, 0, 0, 0, 0, 0, 0, missing))
+        cut = qkv.unflatten(0, (self.n, self.width))
         query, key_value = cut[:, :, 0], cut[:, :, 1:]
         if self.previous:
             before = torch.cat([torch.zeros_like(key_value[:1]), key_value[:-1]])
@@ -109,14 +110,59 @@ class MultiHeadAttention(nn.Module):
         self.LayerNorm = nn.LayerNorm(hidden_size, eps=eps)
         self.out_dropout = Dropout(hidden_dropout)
 
-    def forward(self, x: Tensor, rows: Rows) -> Tensor:  # (T, d) -> (T, d)
-        projections = (self.query, self.key, self.value)
-        weight = torch.cat([p.weight for p in projections])  # one product of width 3d instead of three
-        bias = torch.cat([p.bias for p in projections])
-        query, key, value = rows.split(F.linear(x, weight, bias), self.n_heads)
+    def project(self, x: Tensor, projections: Sequence[nn.Linear]) -> Tensor:
+        """Several linear maps of x [T, d] as one product -> [T, len(projections), nh, hs]."""
+        weight, bias = torch.cat([p.weight for p in projections]), torch.cat([p.bias for p in projections])
+        return linear(x, weight, bias).unflatten(-1, (len(projections), self.n_heads, -1))
+
+    def attend_rows(self, x: Tensor, rows: Rows) -> Tensor:
+        """Mixed values of all positions, [T, d] -> [T, d]."""
+        query, key, value = rows.split(self.project(x, (self.query, self.key, self.value)))
         mixed = attend(query, key, value, rows.mask, self.attn_dropout if self.training else 0.0)
-        context = mixed.transpose(1, 2).reshape(rows.n * rows.width, -1)[: len(x)]
-        return self.LayerNorm(self.out_dropout(self.dense(context)) + x)
+        return mixed.transpose(1, 2).reshape(rows.n * rows.width, -1)[: len(x)]
+
+    def attend_buckets(self, x: Tensor, buckets: Buckets) -> Tensor:
+        """`attend_rows` bucket by bucket."""
+        cut = self.project(x, (self.query, self.key, self.value))  # (T, 3, nh, hs)
+        contexts, start = [], 0
+        for n, length in buckets:
+            part = cut[start : start + n * length].unflatten(0, (n, length)).permute(2, 0, 3, 1, 4)  # (3, n, nh, L, hs)
+            mixed = F.scaled_dot_product_attention(*part, is_causal=True)
+            contexts.append(mixed.transpose(1, 2).reshape(n * length, -1))
+            start += n * length
+        return torch.cat(contexts)
+
+    def attend_last(self, x: Tensor, buckets: Buckets, last: Tensor) -> Tensor:
+        """Mixed values [B, d] of the rows `last` of x [T, d] alone, without keys and values of the others.
+
+        With q·(K x + b) = (Kᵀq)·x + q·b and Σ a·(V x + b) = V (Σ a·x) + b Σ a.
+        """
+        heads = (self.n_heads, -1)
+        query = self.project(x[last], (self.query,)).squeeze(1) * (x.shape[1] // self.n_heads) ** -0.5  # (B, nh, hs)
+        asked = torch.einsum("bhs,hsd->bhd", query, self.key.weight.unflatten(0, heads))
+        constant = (query * self.key.bias.unflatten(0, heads)).sum(-1, keepdim=True).to(asked.dtype)  # (B, nh, 1)
+        x, mixed, sums, row, start = x.to(asked.dtype), [], [], 0, 0
+        for n, length in buckets:
+            items, mine = x[start : start + n * length].view(n, length, -1), slice(row, row + n)  # (n, L, d)
+            place = last[mine] - start - length * torch.arange(n, device=x.device)
+            later = torch.arange(length, device=x.device) > place.view(n, 1, 1)
+            logits = torch.bmm(asked[mine], items.transpose(1, 2)) + constant[mine]  # (n, nh, L)
+            shares = logits.masked_fill(later, float("-inf")).softmax(dim=-1)
+            shares = dropout(shares, self.attn_dropout, self.training).to(x.dtype)
+            mixed.append(torch.bmm(shares, items))  # (n, nh, d)
+            sums.append(shares.sum(dim=-1, keepdim=True))
+            row, start = row + n, start + n * length
+        value = torch.einsum("bhd,hsd->bhs", torch.cat(mixed), self.value.weight.unflatten(0, heads))
+        return (value + torch.cat(sums) * self.value.bias.unflatten(0, heads)).flatten(1)
+
+    def forward(self, x: Tensor, buckets: Buckets, rows: Rows | None, last: Tensor | None) -> Tensor:
+        """See `CausalTransformer.forward`; `rows` of the `buckets`, if attention is to go by them."""
+        if last is not None:
+            context, kept = self.attend_last(x, buckets, last), x[last]
+        else:
+            context = self.attend_buckets(x, buckets) if rows is None else self.attend_rows(x, rows)
+            kept = x
+        return self.LayerNorm(self.out_dropout(linear(context, self.dense.weight, self.dense.bias)) + kept)
 
 
 class FeedForward(nn.Module):
@@ -133,7 +179,8 @@ class FeedForward(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:  # (T, d) -> (T, d)
-        return self.LayerNorm(self.dropout(self.dense_2(self.activation(self.dense_1(x)))) + x)
+        inner = self.activation(linear(x, self.dense_1.weight, self.dense_1.bias))
+        return self.LayerNorm(self.dropout(linear(inner, self.dense_2.weight, self.dense_2.bias)) + x)
 
 
 class TransformerLayer(nn.Module):
@@ -145,8 +192,8 @@ class TransformerLayer(nn.Module):
         self.multi_head_attention = MultiHeadAttention(n_heads, hidden_size, hidden_dropout, attn_dropout, eps)
         self.feed_forward = FeedForward(hidden_size, inner_size, hidden_dropout, activation, eps)
 
-    def forward(self, x: Tensor, rows: Rows) -> Tensor:
-        return self.feed_forward(self.multi_head_attention(x, rows))
+    def forward(self, x: Tensor, buckets: Buckets, rows: Rows | None, last: Tensor | None) -> Tensor:
+        return self.feed_forward(self.multi_head_attention(x, buckets, rows, last))
 
 
 class CausalTransformer(nn.Module):
@@ -172,9 +219,23 @@ class CausalTransformer(nn.Module):
             for _ in range(n_layers)
         )
 
-    def forward(self, x: Tensor, buckets: Buckets) -> Tensor:
-        """Encode packed inputs x [T, d] (see the module docstring for `buckets`) -> [T, d]."""
-        rows = Rows.of(buckets, x.device)
-        for layer in self.layer:
-            x = layer(x, rows)
+    def forward(self, x: Tensor, buckets: Buckets, last: Tensor | None = None) -> Tensor:
+        """Encode packed sequences.
+
+        Parameters
+        ----------
+        x
+            [T, d] inputs, in the order of `buckets` (see the module's docstring).
+        last
+            int64 [B] the one row of each sequence whose output is wanted, in order; None for all. The last layer is
+            computed for these alone.
+
+        Returns
+        -------
+        Tensor
+            [T, d], or [B, d].
+        """
+        rows = Rows.of(buckets, x.device) if torch.is_grad_enabled() or self.training else None
+        for number, layer in enumerate(self.layer, start=1):
+            x = layer(x, buckets, rows, last if number == len(self.layer) else None)
         return x

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from recbole_unisrec.model.linear import missing
+
 LOGITS_PER_BLOCK = 4_000_000  # elements of the largest block of logits in memory (16 MB in float32)
-SUM_PARTS = 32
 MAX_BOUNDED_SCALE = 60.0  # exp(60) times as many items as there may be fits in float32
 
 
@@ -20,7 +23,7 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
     """Computes the gradients block by block in forward, while the logits of the block are at hand.
 
     With e = exp(logits) and 1/Σe taken into the [P, d] factors, the [P, N] block is passed over as seldom as can be:
-    product, exponential, sum, and the two products of the gradients.
+    product, exponential, sum, and the two products of the gradients. Widths are filled up with zeros (see `linear`).
     """
 
     @staticmethod
@@ -28,36 +31,35 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
         ctx: Any, hidden: Tensor, table: Tensor, target: Tensor, scale: float, dtype: torch.dtype, bounded: bool
     ) -> Tensor:
         needs_grad = any(ctx.needs_input_grad[:2])
-        n_pairs, rows = len(hidden), _rows_per_block(len(table))
+        (n_pairs, d), n_items = hidden.shape, len(table)
+        rows = _rows_per_block(n_items)
         accumulate = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        scaled = (hidden.detach() * scale).to(dtype)
-        table_c = table.detach().to(dtype)
-        loss = torch.zeros((), dtype=accumulate, device=hidden.device)
-        grad_hidden = torch.empty(hidden.shape, dtype=accumulate, device=hidden.device) if needs_grad else None
-        grad_table = torch.zeros(table.shape, dtype=accumulate, device=table.device) if needs_grad else None
-        # further columns that sum the exponentials, in parts so that a half-precision sum loses nothing that counts
-        parts = torch.eye(SUM_PARTS, dtype=dtype, device=table.device)[torch.arange(len(table)) % SUM_PARTS]
-        factors = torch.cat([parts, table_c], dim=1) if needs_grad else parts
+        scaled = F.pad((hidden.detach() * scale).to(dtype), (0, missing(d)))
+        table_c = F.pad(table.detach().to(dtype), (0, missing(d), 0, missing(n_items)))
+        goal = table_c[target].to(accumulate)  # (P, d)
+        mine = scaled.to(accumulate)
+        loss = -(mine * goal).sum()
+        grad_hidden = torch.empty_like(mine) if needs_grad else None
+        grad_table = torch.zeros(table_c.shape, dtype=accumulate, device=table.device) if needs_grad else None
         for start in range(0, n_pairs, rows):
             block = slice(start, start + rows)
-            goal = table_c[target[block]].to(accumulate)  # (rows, d)
             logits = scaled[block] @ table_c.T  # (rows, N)
-            loss -= (scaled[block].to(accumulate) * goal).sum()
+            real = logits[:, :n_items]
             if not bounded:  # else e cannot overflow
-                top = logits.amax(dim=1, keepdim=True)
-                logits.sub_(top)
+                top = real.amax(dim=1, keepdim=True)
+                real.sub_(top)
                 loss += top.sum(dtype=accumulate)
-            products = (logits.exp_() @ factors).to(accumulate)
-            total = products[:, :SUM_PARTS].sum(dim=1, keepdim=True)
+            logits.exp_()
+            total = real.sum(dim=1, keepdim=True, dtype=accumulate)
             loss += total.log().sum()
             if grad_hidden is not None and grad_table is not None:
                 weight = 1 / (n_pairs * total)  # softmax = n_pairs · weight · logits, of which only the logits are large
-                grad_hidden[block] = (products[:, SUM_PARTS:] * weight - goal / n_pairs) * scale
-                mine = scaled[block].to(accumulate)
-                grad_table += logits.T @ (mine * weight).to(dtype)
-                grad_table.index_add_(0, target[block], mine, alpha=-1 / n_pairs)
+                torch.mul(logits @ table_c, weight, out=grad_hidden[block])
+                grad_table += logits.T @ (mine[block] * weight).to(dtype)
         if grad_hidden is not None and grad_table is not None:
-            ctx.save_for_backward(grad_hidden.to(hidden.dtype), grad_table.to(table.dtype))
+            grad_hidden.sub_(goal, alpha=1 / n_pairs).mul_(scale)
+            grad_table.index_add_(0, target, mine, alpha=-1 / n_pairs)
+            ctx.save_for_backward(grad_hidden[:, :d].to(hidden.dtype), grad_table[:n_items, :d].to(table.dtype))
         return loss / n_pairs
 
     @staticmethod
@@ -117,9 +119,11 @@ def target_ranks(hidden: Tensor, table: Tensor, target: Tensor) -> Tensor:
     Tensor
         int64 [B].
     """
-    rows = _rows_per_block(len(table))
+    n_items = len(table)
+    rows = _rows_per_block(n_items)
+    table = F.pad(table, (0, 0, 0, missing(n_items)))
     blocks = zip(hidden.split(rows), target.split(rows), strict=True)
-    ranks = [ranks_of_scores(block @ table.T, goal) for block, goal in blocks]
+    ranks = [ranks_of_scores((block @ table.T)[:, :n_items], goal) for block, goal in blocks]
     return torch.cat(ranks) if ranks else target.new_empty(0)
 
 
@@ -128,8 +132,14 @@ def ranks_of_scores(scores: Tensor, target: Tensor) -> Tensor:
     scores[:, 0] = float("-inf")
     column = target.unsqueeze(1)
     score = scores.gather(1, column)
-    better = (~(scores <= score)).sum(dim=1)  # negated, so that NaN never wins
-    tied = (scores == score).sum(dim=1) > 1
+    # sums of numbers are faster than those of booleans; exact below 2^24 items
+    found = torch.empty(scores.shape, dtype=torch.float32, device=scores.device)
+
+    def count(compare: Callable[..., Tensor]) -> Tensor:
+        return compare(scores, score, out=found).sum(dim=1).long()
+
+    better = scores.shape[1] - count(torch.le)  # the other way round, so that NaN never wins
+    tied = count(torch.eq) > 1
     if tied.any():
         ids = torch.arange(scores.shape[1], device=scores.device)
         better[tied] += ((scores[tied] == score[tied]) & (ids < column[tied])).sum(dim=1)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recbole_unisrec.model.losses import MAX_BOUNDED_SCALE, SUM_PARTS
+from recbole_unisrec.model.losses import MAX_BOUNDED_SCALE
 
 MASKINGS = ("exclude", "authors")
 LOGITS_PER_BLOCK = 4_000_000  # elements of the largest block of logits (16 MB in float32)
@@ -32,9 +32,6 @@ class _Contrast(torch.autograd.Function):
         loss = torch.zeros((), dtype=accumulate, device=q.device)
         grad_query = torch.empty(q.shape, dtype=accumulate, device=q.device) if needs_grad else None
         grad_key = torch.zeros(k.shape, dtype=accumulate, device=q.device) if needs_grad else None
-        # further columns that sum the exponentials, in parts so that a half-precision sum loses nothing that counts
-        parts = torch.eye(SUM_PARTS, dtype=dtype, device=k.device)[torch.arange(len(k)) % SUM_PARTS]
-        factors = torch.cat([parts, k], dim=1) if needs_grad else parts
         same_item, same_owner = _Same(ids), _Same(owner) if owner is not None else None
         bounded = scale <= MAX_BOUNDED_SCALE  # vectors have length one: no exponential overflows
         n = max(1, LOGITS_PER_BLOCK // max(1, len(k)))
@@ -62,8 +59,7 @@ class _Contrast(torch.autograd.Function):
             exponential = logits.exp_()
             if bounded:
                 exponential[row, column] = 0.0
-            products = (exponential @ factors).to(accumulate)
-            total = products[:, :SUM_PARTS].sum(dim=1)  # of the negatives
+            total = exponential.sum(dim=1, dtype=accumulate)  # of the negatives
             if not exclude:  # each adds exp(0), and moves nothing
                 ones = torch.bincount(counted, minlength=len(mine))
                 total = total + (ones if bounded else ones * (-top.to(dtype)).to(accumulate).exp())
@@ -71,7 +67,7 @@ class _Contrast(torch.autograd.Function):
             if grad_query is not None and grad_key is not None:
                 weight = (1 / (total + wanted.exp())).unsqueeze(1)
                 pull = total.unsqueeze(1) * weight  # 1 - softmax of the positive
-                grad_query[start : start + n] = (products[:, SUM_PARTS:] * weight - positive * pull) * scale
+                grad_query[start : start + n] = ((exponential @ k) * weight - positive * pull) * scale
                 exact = mine.to(accumulate)
                 grad_key += exponential.T @ (exact * weight).to(dtype)
                 grad_key[place : place + len(mine)] -= exact * pull

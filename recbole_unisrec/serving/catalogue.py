@@ -17,6 +17,7 @@ from recbole_unisrec.serving.index import ApproximateIndex
 SCHEMA = {"item_id": pl.String, "title": pl.String, "text": pl.String, "popularity": pl.Int64}
 TITLE_LENGTH = 80
 MAX_CHUNKS = 64
+FEW_ROWS = 128
 
 
 def short_title(text: str) -> str:
@@ -38,6 +39,12 @@ def item_frame(
     shown = [title or short_title(text) for title, text in zip(given, texts, strict=True)]
     counts = np.zeros(len(ids), dtype=np.int64) if popularity is None else np.asarray(popularity, dtype=np.int64)
     return pl.DataFrame([list(ids), shown, list(texts), counts], schema=SCHEMA)
+
+
+def _gathered(column: pl.Series, rows: Sequence[int] | np.ndarray) -> list[str]:
+    if len(rows) <= FEW_ROWS:  # without the threads of polars, for which an answer would have to wait
+        return [column[int(row)] for row in rows]
+    return column.gather(np.asarray(rows, dtype=np.int64)).to_list()
 
 
 class Buffer:
@@ -105,15 +112,15 @@ class Snapshot:
 
     def ids(self, rows: Sequence[int] | np.ndarray) -> list[str]:
         """Raw ids of rows."""
-        return self.items["item_id"].gather(np.asarray(rows, dtype=np.int64)).to_list()
+        return _gathered(self.items["item_id"], rows)
 
     def titles(self, rows: Sequence[int] | np.ndarray) -> list[str]:
         """Titles of rows."""
-        return self.items["title"].gather(np.asarray(rows, dtype=np.int64)).to_list()
+        return _gathered(self.items["title"], rows)
 
     def vectors(self, rows: Tensor) -> Tensor:
         """Item vectors as the encoder reads them, float32 [n, d]."""
-        return self.candidates[rows] * self.norms[rows].unsqueeze(1)
+        return self.candidates[rows].mul_(self.norms[rows].unsqueeze(1))
 
     def features_of(self, rows: Iterable[int]) -> Tensor | None:
         """Text features float32 [n, d_plm] of rows, None if they are not kept."""

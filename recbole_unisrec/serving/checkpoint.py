@@ -149,4 +149,4 @@ def _queries(pairs: Pairs, table: Tensor, network: Network) -> Tensor:
         return torch.zeros(0, table.shape[1])
     start, target = pairs.start[index], pairs.target[index]
     flat = torch.cat([pairs.items[a:b] for a, b in zip(start.tolist(), target.tolist(), strict=True)])
-    return network.encode(table[flat], (target - start).tolist()).clone()
+    return network.encode(flat, (target - start).tolist(), table.__getitem__).clone()

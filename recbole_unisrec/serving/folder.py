@@ -30,7 +30,7 @@ from torch import Tensor
 from dataset_tools.common import whole_folder
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.serving.catalogue import SCHEMA, Snapshot
-from recbole_unisrec.serving.index import ApproximateIndex, import_faiss
+from recbole_unisrec.serving.index import ApproximateIndex, filled_width, import_faiss
 from recbole_unisrec.serving.network import Network, NetworkSettings
 
 FORMAT = "recbole_unisrec serving folder"
@@ -288,6 +288,6 @@ def _read_index(path: Path, config: dict[str, Any], width: int) -> ApproximateIn
         index = ApproximateIndex(faiss.read_index(str(path / "index.faiss")), **config["index"])
     except (RuntimeError, TypeError) as error:
         raise UserError(f"cannot read {path / 'index.faiss'}: {error}; save the model again") from error
-    if index.faiss_index.ntotal != index.n or index.n > config["n_items"] or index.faiss_index.d != width:
+    if index.faiss_index.ntotal != index.n or index.n > config["n_items"] or index.faiss_index.d != filled_width(width):
         raise UserError(f"{path / 'index.faiss'} does not fit the items; save the model again")
     return index

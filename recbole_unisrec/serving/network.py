@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 from recbole_unisrec.data.sequences import Pairs, bucket_lengths, pack_last
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.model.adaptor import MoEAdaptor
-from recbole_unisrec.model.encoder import Buckets, CausalTransformer
+from recbole_unisrec.model.encoder import Buckets, CausalTransformer, TransformerLayer
 
 ROWS = 1024  # histories encoded at a time
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class Network(nn.Module):
         self.register_buffer("feature_mean", None if width is None else torch.zeros(width).double())
         self.register_buffer("feature_matrix", None if width is None else torch.eye(width).double())
         self.lengths = bucket_lengths(s.window)
+        self._dtype = torch.float32
+        self._prepared: list[_Layer] | None = None
         self.eval()
 
     def scaled(self, vectors: Tensor) -> Tensor:
@@ -100,16 +104,35 @@ class Network(nn.Module):
         outputs = torch.stack([expert(features) for expert in adaptor.experts], dim=1)  # (n, G, d)
         return adaptor.gates(features).unsqueeze(-1) * outputs
 
+    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+        """Load weights, as any module does; what `encode` prepared from the old ones is forgotten."""
+        self._prepared = None
+        return super().load_state_dict(*arguments, **options)
+
+    def use_precision(self, precision: str) -> None:
+        """Compute matrix products of the encoder in ``fp32`` or ``bf16``; residuals, norms and results stay float32.
+
+        Raises
+        ------
+        UserError
+            If the precision is unknown.
+        """
+        if precision not in PRECISIONS:
+            raise UserError(f"unknown precision {precision!r}; use {' or '.join(PRECISIONS)}")
+        self._dtype, self._prepared = PRECISIONS[precision], None
+
     @torch.inference_mode()
-    def encode(self, vectors: Tensor, lengths: Sequence[int]) -> Tensor:
+    def encode(self, rows: Tensor, lengths: Sequence[int], vectors: Callable[[Tensor], Tensor]) -> Tensor:
         """Encode histories.
 
         Parameters
         ----------
-        vectors
-            float32 [Σ lengths, d] item vectors of all histories, one after the other, each from old to new.
+        rows
+            int64 [Σ lengths] items of all histories, one after the other, each from old to new.
         lengths
             Items of each history, all in 1 to `window`.
+        vectors
+            Gives the vectors of items, int64 [T] -> float32 [T, d].
 
         Returns
         -------
@@ -118,50 +141,113 @@ class Network(nn.Module):
         """
         if len(lengths) == 1:
             length = lengths[0]
-            return self.scaled(self._run(vectors, torch.arange(length), [(1, length)], torch.tensor([length - 1])))
+            last = torch.tensor([length - 1])
+            return self.scaled(self._run(vectors(rows), torch.arange(length), [(1, length)], last))
         stop = torch.from_numpy(np.cumsum(np.asarray(lengths, dtype=np.int64)))
         start = stop - torch.tensor(lengths)
         # pack_last also looks up what comes after each history, so one more row
-        pairs = Pairs(torch.arange(len(vectors) + 1), torch.zeros_like(start), start, stop)
-        outputs = torch.empty(len(lengths), vectors.shape[1])
+        pairs = Pairs(F.pad(rows, (0, 1)), torch.zeros_like(start), start, stop)
+        outputs = torch.empty(len(lengths), self.position_embedding.embedding_dim)
         for index in torch.arange(len(lengths)).split(ROWS):
             batch, order = pack_last(pairs, index, self.lengths)
-            outputs[index[order]] = self._run(vectors[batch.item], batch.position, batch.buckets, batch.output)
+            outputs[index[order]] = self._run(vectors(batch.item), batch.position, batch.buckets, batch.output)
         return self.scaled(outputs)
 
     def _run(self, x: Tensor, position: Tensor, buckets: Buckets, last: Tensor) -> Tensor:
         """`model.encoder.CausalTransformer`, of which only the outputs at the rows `last` are wanted: [T, d] -> [B, d].
 
-        The last layer computes keys and values for all rows, and everything else for these alone.
+        In the last layer everything is computed for these rows alone, keys and values too: q·(K x + b) = (Kᵀq)·x + c,
+        in which c falls out of the softmax, and Σ a·(V x + b) = V (Σ a·x) + b.
         """
+        if self._prepared is None:
+            self._prepared = [_Layer.of(layer, self._dtype) for layer in self.trm_encoder.layer]
         x = self.LayerNorm(x + self.position_embedding(position))
-        for number, layer in enumerate(self.trm_encoder.layer, start=1):
-            attention = layer.multi_head_attention
-            three = (attention.key, attention.value, attention.query)
-            if number < len(self.trm_encoder.layer):
-                cut = _cut(x, three, buckets, attention.n_heads)
-                mixed = [F.scaled_dot_product_attention(q, k, v, is_causal=True) for k, v, q in cut]
-            else:
-                cut = _cut(x, three[:2], buckets, attention.n_heads)
-                x = x[last]
-                query = attention.query(x).unflatten(-1, (1, attention.n_heads, -1)).transpose(1, 2)  # (B, nh, 1, hs)
-                mixed, row, start = [], 0, 0
-                for (n, length), (k, v) in zip(buckets, cut, strict=True):
-                    place = last[row : row + n] - start - torch.arange(n) * length
-                    mask = (torch.arange(length) <= place.unsqueeze(1)).view(n, 1, 1, length)
-                    mixed.append(F.scaled_dot_product_attention(query[row : row + n], k, v, attn_mask=mask))
-                    row, start = row + n, start + n * length
-            context = torch.cat([part.transpose(1, 2).flatten(0, 1).flatten(1) for part in mixed])
-            x = layer.feed_forward(attention.LayerNorm(attention.dense(context) + x))
-        return x
+        for layer in self._prepared[:-1]:
+            x = layer.after_attention(layer.attend(x, buckets), x)
+        layer = self._prepared[-1]
+        return layer.after_attention(layer.attend_last(x, buckets, last), x[last])
 
 
-def _cut(x: Tensor, projections: Sequence[nn.Linear], buckets: Buckets, n_heads: int) -> list[Tensor]:
-    """Projections of packed rows [T, d] by bucket, [projections, n, nh, L, hs] each; one product for all."""
-    weight, bias = torch.cat([p.weight for p in projections]), torch.cat([p.bias for p in projections])
-    rows, parts, start = F.linear(x, weight, bias), [], 0
-    for n, length in buckets:
-        block = rows[start : start + n * length].view(n, length, len(projections), n_heads, -1)
-        parts.append(block.permute(2, 0, 3, 1, 4))
-        start += n * length
-    return parts
+@dataclass(frozen=True)
+class _Product:
+    """x Wᵀ + b. The rows of W are filled up to a multiple of 16, which some libraries multiply 1.6 times as fast."""
+
+    weight: Tensor
+    bias: Tensor
+    width: int
+
+    @classmethod
+    def of(cls, linears: Sequence[nn.Linear], dtype: torch.dtype) -> _Product:
+        weight, bias = torch.cat([p.weight for p in linears]), torch.cat([p.bias for p in linears])
+        fill = -len(bias) % 16
+        return cls(F.pad(weight, (0, 0, 0, fill)).to(dtype), F.pad(bias, (0, fill)).to(dtype), len(bias))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x.to(self.weight.dtype), self.weight, self.bias)[..., : self.width]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A Transformer layer with its weights as `Network._run` multiplies them."""
+
+    query_key_value: _Product
+    query: _Product
+    key: Tensor  # (nh, hs, d)
+    value: Tensor
+    value_bias: Tensor
+    dense: _Product
+    dense_1: _Product
+    dense_2: _Product
+    activation: Callable[[Tensor], Tensor]
+    norm_1: nn.LayerNorm
+    norm_2: nn.LayerNorm
+    n_heads: int
+
+    @classmethod
+    def of(cls, layer: TransformerLayer, dtype: torch.dtype) -> _Layer:
+        attention, feed_forward = layer.multi_head_attention, layer.feed_forward
+        query, key, value = attention.query, attention.key, attention.value
+        heads = (attention.n_heads, -1)
+        return cls(
+            query_key_value=_Product.of([query, key, value], dtype),
+            query=_Product.of([query], dtype),
+            key=key.weight.unflatten(0, heads).to(dtype),
+            value=value.weight.unflatten(0, heads).to(dtype),
+            value_bias=value.bias.to(dtype),
+            dense=_Product.of([attention.dense], dtype),
+            dense_1=_Product.of([feed_forward.dense_1], dtype),
+            dense_2=_Product.of([feed_forward.dense_2], dtype),
+            activation=feed_forward.activation,
+            norm_1=attention.LayerNorm,
+            norm_2=feed_forward.LayerNorm,
+            n_heads=attention.n_heads,
+        )
+
+    def attend(self, x: Tensor, buckets: Buckets) -> Tensor:
+        """Causal self-attention before its output projection: [T, d] -> [T, d]."""
+        rows, parts, start = self.query_key_value(x), [], 0
+        for n, length in buckets:
+            cut = rows[start : start + n * length].view(n, length, 3, self.n_heads, -1)
+            query, key, value = cut.permute(2, 0, 3, 1, 4)  # (n, nh, L, hs)
+            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+            parts.append(mixed.transpose(1, 2).reshape(n * length, -1))
+            start += n * length
+        return torch.cat(parts)
+
+    def attend_last(self, x: Tensor, buckets: Buckets, last: Tensor) -> Tensor:
+        """The same for the rows `last` alone: [T, d] -> [B, d]."""
+        query = self.query(x[last]).unflatten(-1, (self.n_heads, -1))  # (B, nh, hs)
+        asked = torch.einsum("bhs,hsd->bhd", query * query.shape[-1] ** -0.5, self.key)
+        x, parts, row, start = x.to(asked.dtype), [], 0, 0
+        for n, length in buckets:
+            items = x[start : start + n * length].view(n, length, -1)
+            later = torch.arange(length) > (last[row : row + n] - start - torch.arange(n) * length).view(n, 1, 1)
+            logits = torch.bmm(asked[row : row + n], items.transpose(1, 2))  # (n, nh, L)
+            parts.append(torch.bmm(logits.masked_fill_(later, -torch.inf).softmax(dim=-1), items))
+            row, start = row + n, start + n * length
+        return torch.einsum("bhd,hsd->bhs", torch.cat(parts), self.value).flatten(1) + self.value_bias
+
+    def after_attention(self, context: Tensor, x: Tensor) -> Tensor:
+        """Output projection, residual and feed-forward: [R, d], [R, d] -> float32 [R, d]."""
+        x = self.norm_1(self.dense(context) + x)
+        return self.norm_2(self.dense_2(self.activation(self.dense_1(x))) + x)

@@ -84,13 +84,13 @@ def test_the_approximate_index_reaches_its_recall() -> None:
     scores, exact = search.exact_topk(queries, table, 10)
     rows = built.search(queries, 10)
     none = torch.zeros(0, dtype=torch.int64)
-    best, found = search.rescore(queries, table, rows, 10, [], none)
+    best, found = search.rescore(queries, table, rows, 10, None, none)
     share = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found.tolist(), exact.tolist(), strict=True)])
     assert share == pytest.approx(built.recall)
     assert torch.allclose(best[:, 0], (queries * table[found[:, 0]]).sum(1), atol=1e-6)
     # an index that looks into one cell finds less
     poor = search.ApproximateIndex(built.faiss_index, built.n, 1, 0.0, 0)
-    few = search.rescore(queries, table, poor.search(queries, 10), 10, [], none)[0]
+    few = search.rescore(queries, table, poor.search(queries, 10), 10, None, none)[0]
     assert search.recall_at_k(few, scores) < 0.9
 
 

@@ -83,6 +83,19 @@ def test_many_histories_are_answered_as_one_by_one(rec: Recommender) -> None:
     assert rec.recommend([], k=2).basis == "popularity"
 
 
+def test_bf16_moves_scores_a_little(folders: dict[str, Path], rec: Recommender) -> None:
+    histories = [walk(s, n) for s in range(0, 24, 5) for n in (1, 2, 7, 8, 9, 13)]
+    half = load(folders[rec.meta.form], precision="bf16")
+    moved = []
+    for a, b in zip(rec.recommend(histories, k=100), half.recommend(histories, k=100), strict=True):
+        mine, its = (dict(zip(answer.ids, answer.scores, strict=True)) for answer in (a, b))
+        assert mine == pytest.approx(its, abs=0.02)
+        moved += [abs(mine[item] - its[item]) for item in mine]
+    assert max(moved) > 1e-5
+    with pytest.raises(UserError, match="unknown precision 'fp8'"):
+        load(folders[rec.meta.form], precision="fp8")
+
+
 def test_seen_items_candidates_and_large_k(rec: Recommender) -> None:
     history = walk(0, 10)  # longer than the window of 8: items beyond it are left out as well
     answer = rec.recommend(history, k=1000)
