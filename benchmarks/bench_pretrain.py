@@ -2,13 +2,17 @@
 
     python benchmarks/bench_pretrain.py --authors UniSRec
     python benchmarks/bench_pretrain.py --growth
+    python benchmarks/bench_pretrain.py --full bench --precision bf16 --batch 8192
 
 ``--authors`` is their repository (``unisrec.py``, ``data/transform.py``). Both sides train on the same generated batch
 (histories of the lengths of a log-normal with the given mean, popular items more often, random features), each in a
 process of its own, alternately; forward, backward and Adam. The authors' side gets their ``PLMEmb`` transform and
 ``calculate_loss``, 50 positions for each history. The median of the steps is printed, and the ratio of the medians;
-the peak is the largest resident set of the process. ``--growth`` measures our side alone with larger batches, wider
-features and more domains.
+the peak is the largest resident set of the process. *segments* is our side with ``--pretrain_pairs=segments``: as many
+pairs, in whole sequences of the same mean length. ``--growth`` measures our side alone with larger batches, wider
+features and more domains. ``--full`` writes a mixture of the size of Food, Home, CDs, Kindle and Movies (users, items and
+interactions as published, drawn at random; half-precision features) into a folder and takes a few steps of it with the
+product's own loader.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -50,6 +55,13 @@ def rows(batch: int, n_items: int, mean_length: float, n_domains: int, seed: int
     return 1 + domain * per + within, length
 
 
+def segments(options: argparse.Namespace, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """As `rows`, of about ``options.batch`` pairs: sequences whose prefixes have the wanted mean length."""
+    items, length = rows(options.batch, options.items, options.length, options.domains, seed)
+    n = int(np.searchsorted(np.cumsum(length), options.batch)) + 1
+    return items[: int((length[:n] + 1).sum())], length[:n]
+
+
 def ours(options: argparse.Namespace) -> dict[str, float]:
     """Seconds of each step of our side, and the peak."""
     sys.path.insert(0, str(ROOT))
@@ -57,23 +69,39 @@ def ours(options: argparse.Namespace) -> dict[str, float]:
     from recbole_unisrec.memory import keep_freed_memory
     from recbole_unisrec.pretrain.dataset import make_batch
     from recbole_unisrec.pretrain.model import UniSRecPretrain
-    from recbole_unisrec.pretrain.views import Augmentation, cut_rows
+    from recbole_unisrec.pretrain.views import Augmentation, cut_rows, next_items
 
     keep_freed_memory()
-    table = features(options)
+    torch.manual_seed(0)
+    source = Wrapped(features(options), options.items + 1)
     model = UniSRecPretrain(SETTINGS, SimpleNamespace(features=SimpleNamespace(width=options.width, encoder="")))  # type: ignore[arg-type]
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     augmentation = Augmentation(0.2, 0.9, options.items + 1, 1)
-    times, losses = [], []
-    for step in range(options.steps):
-        items, length = rows(options.batch, options.items, options.length, options.domains, step)
-        started = time.perf_counter()
-        ends = np.cumsum(length + 1)
-        plain = cut_rows(items - 1, ends - length - 1, ends - 1, length)
-        view = augmentation.view(plain, torch.arange(options.batch), 0, step)
-        source = Wrapped(table, options.items + 1)
-        target = torch.from_numpy(items[ends - 1])
-        batch = make_batch(plain, view, target, source, 2 * options.items + 2, at_a_time=options.rows_at_a_time)
+    whole = options.pairs == "segments"
+
+    def batches() -> Iterator[Any]:
+        for step in range(options.steps):
+            if whole:
+                items, length = segments(options, step)
+            else:
+                items, length = rows(options.batch, options.items, options.length, options.domains, step)
+            stop = np.cumsum(length + 1) - 1
+            bounds = (stop - length, stop, np.ones_like(length) if whole else length)
+            started = time.perf_counter()
+            plain = cut_rows(items - 1, *bounds)
+            view = augmentation.view(plain, torch.arange(len(length)), 0, step)
+            owner = torch.from_numpy(np.repeat(np.arange(len(length)), length)) if whole else None
+            target = next_items(items - 1, *bounds)
+            n_ids = 2 * options.items + 2
+            yield started, make_batch(plain, view, target, source, n_ids, owner=owner, at_a_time=options.rows_at_a_time)
+
+    return train(model, batches(), options)
+
+
+def train(model: Any, batches: Iterator[tuple[float, Any]], options: argparse.Namespace) -> dict[str, float]:
+    """Steps of Adam over batches, each with the time at which its making began."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    times, losses, pairs, distinct = [], [], [], []
+    for started, batch in batches:
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bf16"):
             loss = model.calculate_loss(batch)
@@ -81,7 +109,84 @@ def ours(options: argparse.Namespace) -> dict[str, float]:
         optimizer.step()
         times.append(time.perf_counter() - started)
         losses.append(loss.item())
-    return report(times, losses)
+        pairs.append(len(batch))
+        distinct.append(len(batch.unique))
+    return report(times, losses, pairs, distinct)
+
+
+# domains of the paper's mixture: users, items, interactions (its table 1)
+FULL = {
+    "Food": (115_349, 39_670, 1_027_413),
+    "Home": (731_913, 185_552, 6_451_926),
+    "CDs": (94_010, 64_439, 1_118_563),
+    "Kindle": (138_436, 98_111, 2_204_596),
+    "Movies": (281_700, 59_203, 3_226_731),
+}
+
+
+def write_full(data: Path, width: int) -> None:
+    """A mixture ``data/FHCKM`` of random sequences: log-normal lengths from 5 on, popular items more often."""
+    rng = np.random.default_rng(0)
+    folder = data / "FHCKM"
+    folder.mkdir(parents=True, exist_ok=True)
+    lengths, items, domains, base = [], [], [], 0
+    for name, (n_users, n_items, n_rows) in FULL.items():
+        length = 5 + rng.lognormal(0, 1.2, n_users)
+        length = np.maximum(5, np.round(5 + (length - 5) * (n_rows / n_users - 5) / (length - 5).mean())).astype(
+            np.int64
+        )
+        lengths.append(length)
+        items.append(base + (n_items * rng.random(int(length.sum())) ** 2).astype(np.int32))
+        domains.append({"name": name, "folder": f"../{name}", "first_item": base, "n_items": n_items})
+        base += n_items
+        (data / name).mkdir(exist_ok=True)
+        for suffix in ("feat1CLS", "feat2CLS"):
+            path = data / name / f"{name}.{suffix}"
+            with open(path, "wb") as file:
+                for first in range(0, n_items, 1 << 14):
+                    block = rng.standard_normal((min(1 << 14, n_items - first), width), dtype=np.float32)
+                    file.write((0.3 * block).astype(np.float16).tobytes())
+            Path(f"{path}.json").write_text(json.dumps({"encoder": "random", "width": width, "dtype": "float16"}))
+    counts = np.concatenate(lengths)
+    np.save(folder / "FHCKM.items.npy", np.concatenate(items).astype(np.int32))
+    np.save(folder / "FHCKM.offsets.npy", np.r_[0, np.cumsum(counts)])
+    np.save(
+        folder / "FHCKM.user_domain.npy", np.repeat(np.arange(len(FULL)), [len(n) for n in lengths]).astype(np.int16)
+    )
+    description = {"name": "FHCKM", "n_items": base, "n_users": len(counts), "domains": domains}
+    (folder / "FHCKM.mixture.json").write_text(json.dumps(description))
+
+
+def full(options: argparse.Namespace) -> dict[str, float]:
+    """Steps over the mixture of `write_full`, with the product's loader."""
+    sys.path.insert(0, str(ROOT))
+    import recbole_unisrec  # noqa: F401
+    from recbole_unisrec.memory import keep_freed_memory
+    from recbole_unisrec.pretrain.dataset import MixtureDataset
+    from recbole_unisrec.pretrain.distributed import World
+    from recbole_unisrec.pretrain.model import UniSRecPretrain
+    from recbole_unisrec.pretrain.run import MODEL, make_loader
+    from recbole_unisrec.settings import build_config
+
+    keep_freed_memory()
+    settings = {
+        "data_path": str(options.full), "train_batch_size": options.batch, "pretrain_pairs": options.pairs,
+        "rows_at_a_time": options.rows_at_a_time, "use_gpu": False,
+    }  # fmt: skip
+    config = build_config(MODEL, "FHCKM", [], settings)
+    started = time.perf_counter()
+    dataset = MixtureDataset(config)
+    loader = make_loader(config, dataset, World())
+    order = iter(loader)
+    opened = time.perf_counter() - started
+
+    def batches() -> Iterator[Any]:
+        for _ in range(options.steps):
+            started = time.perf_counter()
+            yield started, next(order)
+
+    found = train(UniSRecPretrain(config, dataset), batches(), options)
+    return {**found, "opened": opened, "steps": len(loader), "epoch_pairs": len(dataset)}
 
 
 class Wrapped:
@@ -134,14 +239,23 @@ def authors(options: argparse.Namespace) -> dict[str, float]:
         optimizer.step()
         times.append(time.perf_counter() - started)
         losses.append(loss.item())
-    return report(times, losses)
+    return report(times, losses, [options.batch] * len(times))
 
 
-def report(times: list[float], losses: list[float]) -> dict[str, float]:
+def report(
+    times: list[float], losses: list[float], pairs: list[int], distinct: list[int] | None = None
+) -> dict[str, float]:
     """The first step warms up, unless it is the only one."""
     from recbole_unisrec.memory import peak_memory
 
-    return {"seconds": statistics.median(times[1:] or times), "peak": peak_memory() / 2**20, "loss": losses[0]}
+    seconds = statistics.median(times[1:] or times)
+    return {
+        "seconds": seconds,
+        "peak": peak_memory() / 2**20,
+        "loss": losses[0],
+        "pairs": statistics.median(pairs[1:] or pairs) / seconds,
+        "distinct": statistics.median(distinct or [0]),
+    }
 
 
 def measure(side: str, options: argparse.Namespace, **changed: Any) -> dict[str, float]:
@@ -170,40 +284,71 @@ def main() -> None:
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rows_at_a_time", type=int, default=2048, help="as in props/pretrain.yaml")
+    parser.add_argument("--pairs", choices=["random", "segments"], default="random", help="as --pretrain_pairs")
     parser.add_argument("--growth", action="store_true")
-    parser.add_argument("--side", choices=["ours", "authors"], help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--full", type=Path, metavar="DIR", help="where the mixture is written, 1.5 GB; kept for next time"
+    )
+    parser.add_argument("--side", choices=["ours", "authors", "full"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        print(json.dumps({"ours": ours, "authors": authors}[options.side](options)))
+        print(json.dumps({"ours": ours, "authors": authors, "full": full}[options.side](options)))
         return
-    if options.growth:
-        print("| batch | width | domains | s/step | pairs/s | peak (MiB) |\n|---|---|---|---|---|---|")
-        cases = [{"batch": b} for b in (512, 1024, 2048, 4096, 8192)]
-        cases += [{"width": w} for w in (384, 1536)] + [{"domains": d} for d in (1, 20)]
-        for case in cases:
-            found = measure("ours", options, **case)
-            full = {**vars(options), **case}
-            print(
-                f"| {full['batch']} | {full['width']} | {full['domains']} | {found['seconds']:.2f} | "
-                f"{full['batch'] / found['seconds']:.0f} | {found['peak']:.0f} |", flush=True,
-            )  # fmt: skip
-        return
-    print("| side | s/step | pairs/s | peak (MiB) | first loss |\n|---|---|---|---|---|")
-    found = {}
-    for side, changes in (("authors", {"steps": 2}), ("ours fp32", {}), ("ours bf16", {"precision": "bf16"})):
-        if side == "authors" and not options.authors:
-            continue
-        found[side] = measure(side.split()[0], options, **changes)
-        r = found[side]
+    if options.full:
+        print_full(options)
+    elif options.growth:
+        print_growth(options)
+    else:
+        print_ratio(options)
+
+
+def print_full(options: argparse.Namespace) -> None:
+    """Both ways of making pairs on the mixture of the paper's size."""
+    if not (options.full / "FHCKM" / "FHCKM.mixture.json").is_file():
+        write_full(options.full, options.width)
+    print(
+        "| pairs | batch | opened in s | s/step | pairs/s | distinct items | h/epoch | peak (MiB) |\n|---|---|---|---|---|---|---|---|"
+    )
+    for pairs in ("random", "segments"):
+        r = measure("full", options, pairs=pairs)
         print(
-            f"| {side} | {r['seconds']:.2f} | {options.batch / r['seconds']:.0f} | {r['peak']:.0f} | {r['loss']:.4f} |",
-            flush=True,
-        )
-    for side in ("ours fp32", "ours bf16"):
-        if "authors" in found:
-            times = found["authors"]["seconds"] / found[side]["seconds"]
+            f"| {pairs} | {options.batch} | {r['opened']:.1f} | {r['seconds']:.2f} | {r['pairs']:.0f} | "
+            f"{r['distinct']:.0f} | {r['epoch_pairs'] / r['pairs'] / 3600:.2f} | {r['peak']:.0f} |", flush=True,
+        )  # fmt: skip
+
+
+def print_growth(options: argparse.Namespace) -> None:
+    """Our side with larger batches, wider features and more domains."""
+    print("| batch | width | domains | s/step | pairs/s | peak (MiB) |\n|---|---|---|---|---|---|")
+    cases = [{"batch": b} for b in (512, 1024, 2048, 4096, 8192)]
+    cases += [{"width": w} for w in (384, 1536)] + [{"domains": d} for d in (1, 20)]
+    for case in cases:
+        found = measure("ours", options, **case)
+        now = {**vars(options), **case}
+        print(
+            f"| {now['batch']} | {now['width']} | {now['domains']} | {found['seconds']:.2f} | "
+            f"{found['pairs']:.0f} | {found['peak']:.0f} |", flush=True,
+        )  # fmt: skip
+
+
+def print_ratio(options: argparse.Namespace) -> None:
+    """Our side against the authors'."""
+    print("| side | s/step | pairs/s | peak (MiB) | first loss |\n|---|---|---|---|---|")
+    sides: dict[str, dict[str, Any]] = {"authors": {"steps": 2}} if options.authors else {}
+    for pairs in ("random", "segments"):
+        for precision in ("fp32", "bf16"):
+            sides[f"ours {pairs} {precision}"] = {"pairs": pairs, "precision": precision}
+    found = {}
+    for side, changes in sides.items():
+        r = found[side] = measure(side.split()[0], options, **changes)
+        print(
+            f"| {side} | {r['seconds']:.2f} | {r['pairs']:.0f} | {r['peak']:.0f} | {r['loss']:.4f} |", flush=True,
+        )  # fmt: skip
+    for side in sides:
+        if options.authors and side != "authors":
+            times = found[side]["pairs"] / found["authors"]["pairs"]
             part = found["authors"]["peak"] / found[side]["peak"]
-            print(f"\n{side}: {times:.1f} times as fast, peak memory 1/{part:.1f}")
+            print(f"\n{side}: {times:.1f} times the pairs a second, peak memory 1/{part:.1f}")
 
 
 if __name__ == "__main__":

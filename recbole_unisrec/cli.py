@@ -107,6 +107,11 @@ def pretrain_command(options: argparse.Namespace, overrides: dict[str, object]) 
 
     if options.model != ["UniSRec"]:
         raise UserError(f"only UniSRec is pre-trained, not {' '.join(options.model)}")
+    if options.encode or options.encoder or options.recipe:
+        raise UserError(
+            "--encode and --recipe are for fine-tuning; encode each domain with `python -m dataset_tools.features`, and "
+            "give settings one by one"
+        )
     config = build_config(run.MODEL, options.dataset, options.config, {**overrides, **run.rank_settings()})
     run.pretrain(config, options.resume, options.verbose)
     return 0
@@ -115,11 +120,13 @@ def pretrain_command(options: argparse.Namespace, overrides: dict[str, object]) 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of ``unisrec``."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    from recbole_unisrec.pretrain.cli import COMMANDS as PRETRAINING
     from recbole_unisrec.serving.cli import COMMANDS as SERVING
 
-    COMMANDS.update({name: text for name, (_, text) in SERVING.items()})
+    others = {**PRETRAINING, **SERVING}
+    COMMANDS.update({name: text for name, (_, text) in others.items()})
     commands: dict[str, Callable[[list[str]], int]] = {"train": train_command}
-    commands.update({name: command for name, (command, _) in SERVING.items()})
+    commands.update({name: command for name, (command, _) in others.items()})
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: unisrec COMMAND ...\n\n" + "\n".join(f"  {name:12} {text}" for name, text in COMMANDS.items()))
         return 0

@@ -42,6 +42,11 @@ SAFE_GLOBALS = {
     ("yaml.loader", "FullLoader"),
 }  # fmt: skip
 SAFE_TORCH = ("Storage", "Tensor")  # torch.FloatStorage, torch.BoolTensor, ... hold data only
+# modules of the authors' repository, which their checkpoints name: (module, name) to look up instead
+AUTHORS = {
+    ("config", "Config"): ("recbole.config.configurator", "Config"),
+    ("unisrec", "UniSRec"): ("recbole_unisrec.model.unisrec", "UniSRec"),
+}
 SAFE_MODULES = ("recbole.config.configurator", "recbole.utils.enum_type", "recbole.model.", "recbole_unisrec.model.")
 
 
@@ -49,6 +54,7 @@ class _SafeUnpickler(pickle.Unpickler):
     """Refuses every name that RecBole's checkpoints do not need, so that loading one runs no code of its own."""
 
     def find_class(self, module: str, name: str) -> Any:
+        module, name = AUTHORS.get((module, name), (module, name))
         if (module, name) in SAFE_GLOBALS or (module == "torch" and name.endswith(SAFE_TORCH)):
             return super().find_class(module, name)
         if module.startswith(SAFE_MODULES) and "." not in name:

@@ -125,6 +125,7 @@ def apply_pretrained(model: nn.Module, path: str, what: str = "encoder", encoder
     from recbole_unisrec.pretrain.checkpoint import load_pretrained
 
     state, meta = load_pretrained(path)
+    source = path + "".join(f" (torn checkpoint passed over: {line})" for line in meta.get("passed", []))
     trained_with = str(meta.get("encoder") or "")
     if encoder and trained_with and encoder != trained_with:
         raise UserError(
@@ -134,7 +135,7 @@ def apply_pretrained(model: nn.Module, path: str, what: str = "encoder", encoder
     loaded, new, unused = copy_weights(model, state, path)
     frozen = freeze(model, what)
     n_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return Transfer(path, tuple(loaded), tuple(new), tuple(unused), frozen, n_trained)
+    return Transfer(source, tuple(loaded), tuple(new), tuple(unused), frozen, n_trained)
 
 
 def transfer_from_config(config: Any, model: nn.Module, encoder: str = "") -> Transfer | None:

@@ -4,6 +4,7 @@ import json
 import pickle
 import shutil
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import init_seed
 
+from recbole_unisrec.cli import main
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.model.unisrec import UniSRec
-from recbole_unisrec.pretrain.checkpoint import export_authors, load_pretrained, save_checkpoint
+from recbole_unisrec.pretrain.checkpoint import load_pretrained, save_checkpoint
 from recbole_unisrec.trainer import PackedTrainer
 
 ENCODER = "random CLS, max_length 512"  # what conftest's ring says of its features
@@ -68,14 +70,15 @@ def test_every_layout_gives_the_same_weights(checkpoint: Path, layout: str) -> N
     expected, _ = load_pretrained(checkpoint)
     path = checkpoint / "model.safetensors"
     if layout == "authors":
-        path = export_authors(checkpoint, "UniSRec-mix-4.pth")
+        path = Path("UniSRec-mix-4.pth")
+        assert main(["export", "--pretrained", str(checkpoint), "--out", str(path)]) == 0
         assert set(torch.load(path, weights_only=True)) == {"config", "epoch", "encoder", "state_dict", "optimizer"}
     elif layout == "run":
         path = Path("run")
         shutil.copytree(checkpoint, path / "best")
     state, meta = load_pretrained(path)
     assert meta["encoder"] == ENCODER
-    assert meta["config"] == {"n_exps": 3}
+    assert meta["config"]["n_exps"] == 3
     assert set(state) == set(expected)
     assert all(torch.equal(state[name], expected[name]) for name in expected)
 
@@ -87,6 +90,38 @@ def test_recbole_checkpoint(ring: Path, small: dict[str, Any]) -> None:
     assert torch.equal(state["LayerNorm.weight"], model.LayerNorm.weight)
     assert meta["encoder"] == ""
     assert meta["config"]["hidden_size"] == small["hidden_size"]
+
+
+@pytest.mark.parametrize("distributed", [False, True])
+def test_what_the_authors_pretraining_saves(
+    checkpoint: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch, distributed: bool
+) -> None:
+    """Their checkpoints hold a ``Config`` with a reference to their model class; ddp_pretrain.py has a class of its own."""
+    model, _, _ = build(small)
+    config = Config(model="UniSRec", dataset="ring", config_dict=small)
+    config.model_class = type("UniSRec", (), {"__module__": "unisrec"})
+    if distributed:
+        config.__class__ = type("Config", (Config,), {"__module__": "config"})
+    with monkeypatch.context() as patch:
+        for found in (config.model_class, type(config)):
+            module = types.ModuleType(found.__module__)
+            setattr(module, found.__name__, found)
+            patch.setitem(sys.modules, found.__module__, module)
+        optimizer = torch.optim.Adam(model.parameters()).state_dict()
+        content = {"config": config, "epoch": 299, "state_dict": model.state_dict(), "optimizer": optimizer}
+        torch.save(content, "UniSRec-mix-300.pth")
+    assert "unisrec" not in sys.modules
+    state, meta = load_pretrained("UniSRec-mix-300.pth")
+    assert meta["config"]["dataset"] == "ring"
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_export_says_what_is_wrong(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "--pretrained", str(checkpoint), "--out", "model.bin"]) == 1
+    assert "must end in .pth" in capsys.readouterr().err
+    assert main(["export", "--pretrained", "absent", "--out", "model.pth"]) == 1
+    assert "no checkpoint absent" in capsys.readouterr().err
+    assert not Path("model.pth").exists()
 
 
 def test_another_architecture_is_named(checkpoint: Path, small: dict[str, Any]) -> None:

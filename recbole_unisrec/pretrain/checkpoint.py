@@ -238,7 +238,8 @@ def load_pretrained(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     -------
     tuple
         Tensors by the authors' names, on the CPU, and a description: ``encoder`` names the text encoder ("" if it is
-        not known), ``config`` the settings, if known.
+        not known), ``config`` the settings, if known, ``passed`` has a sentence for each torn checkpoint of a run that
+        was passed over.
 
     Raises
     ------
@@ -271,12 +272,16 @@ def _load_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if (path / PROGRESS).is_file():
         weights, meta, _ = read_checkpoint(path)
         return weights, _described(meta)
-    if (path / BEST / MODEL).is_file():
-        return _load_folder(path / BEST)
+    torn = []
+    if (path / BEST).is_dir():
+        try:
+            return _load_folder(path / BEST)
+        except UserError as error:
+            torn.append(str(error))
     found = latest_checkpoint(path)
     if found is None:
-        raise UserError(f"{path} holds no checkpoint (neither {MODEL} nor step-* folders)")
-    return found[1], _described(found[2])
+        raise UserError(torn[0] if torn else f"{path} holds no checkpoint (neither {MODEL} nor step-* folders)")
+    return found[1], _described({**found[2], "passed": [*torn, *found[4]]})
 
 
 def _named(state: Any, path: Path) -> dict[str, Tensor]:
@@ -289,7 +294,7 @@ def _described(meta: dict[str, Any]) -> dict[str, Any]:
     return {**meta, "encoder": str(meta.get("encoder") or "")}
 
 
-def export_authors(path: str | Path, target: str | Path) -> Path:
+def export_authors(path: str | Path, target: str | Path) -> dict[str, Any]:
     """Write a checkpoint in the authors' layout: a ``.pth`` that their ``finetune.py -p`` reads.
 
     It holds ``state_dict`` under their names, ``config`` as a plain dictionary and ``epoch``; ``torch.load`` reads it
@@ -301,9 +306,15 @@ def export_authors(path: str | Path, target: str | Path) -> Path:
         Anything that `load_pretrained` reads.
     target
         The new file.
+
+    Returns
+    -------
+    dict
+        What was written.
     """
     state, meta = load_pretrained(path)
     config = json.loads(json.dumps(meta.get("config") or {}, default=str))
+    config.setdefault("dataset", str(meta.get("dataset") or ""))  # finetune.py prints it
     content = {
         "config": config,
         "epoch": int(meta.get("epoch") or 0),
@@ -313,4 +324,4 @@ def export_authors(path: str | Path, target: str | Path) -> Path:
     }
     with atomic_path(target) as temporary:
         torch.save(content, temporary)
-    return Path(target)
+    return content

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_unisrec.data.features import encode_hint, open_features, scale_features
+from recbole_unisrec.data.features import open_features, read_meta, scale_features
 from recbole_unisrec.data.sequences import PackedBatch, cut_segments
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.pretrain.distributed import World
@@ -79,11 +79,12 @@ class MixtureFeatures:
             tables = []
             for domain in domains:
                 path = domain.folder / f"{domain.name}.{part}"
-                if part == suffix_aug and not path.is_file():
-                    raise UserError(
-                        f"no word-drop features: {path} does not exist; make it with `python -m dataset_tools.features "
-                        f"{domain.folder} --word_drop 0.15` and the encoder of {suffix}, or set item_drop_coefficient=1"
+                again = _encode_command(domain, suffix, "--word_drop 0.15" if part == suffix_aug else "")
+                if not path.is_file():
+                    what, instead = (
+                        ("word-drop", ", or set item_drop_coefficient=1") if part == suffix_aug else ("text", "")
                     )
+                    raise UserError(f"no {what} features: {path} does not exist; make it with {again}{instead}")
                 table, encoder = open_features(path, domain.n_items, width)
                 found = (f"{domain.name}.{part}", table.shape[1], encoder)
                 seen = seen or found
@@ -98,7 +99,7 @@ class MixtureFeatures:
                         "encode one of the domains again with the encoder of the other"
                     )
                 self.encoder = self.encoder or encoder
-                _check_finite(path, table)
+                _check_finite(path, table, again)
                 if scaling != "none":
                     full = torch.from_numpy(np.vstack([np.zeros_like(table[:1]), table]).astype(np.float32))
                     table = scale_features(full, scaling)[1:].numpy()
@@ -126,10 +127,20 @@ class MixtureFeatures:
         return table
 
 
-def _check_finite(path: Path, table: np.ndarray) -> None:
+def _encode_command(domain: DomainInfo, suffix: str, option: str) -> str:
+    """How to make a feature file of a domain, with the encoder of its plain one."""
+    meta = read_meta(domain.folder / f"{domain.name}.{suffix}")
+    pooling = f" --pooling {meta['pooling']}" if meta.get("pooling", "CLS") != "CLS" else ""
+    command = (
+        f"python -m dataset_tools.features {domain.folder} --encoder {meta.get('encoder', 'minilm')}{pooling} {option}"
+    )
+    return f"`{command.rstrip()}`"
+
+
+def _check_finite(path: Path, table: np.ndarray, again: str) -> None:
     for first in range(0, len(table), FEATURE_CHECK_ROWS):
         if not np.isfinite(table[first : first + FEATURE_CHECK_ROWS].sum(dtype=np.float64)):
-            raise UserError(f"{path} holds NaN or infinity; {encode_hint(path.parent)}")
+            raise UserError(f"{path} holds NaN or infinity; remove it and make it again with {again}")
 
 
 def _read_description(folder: Path, name: str) -> tuple[dict[str, Any], list[DomainInfo]]:
@@ -187,6 +198,9 @@ class MixtureDataset:
 
     def __init__(self, config: Any) -> None:
         self.config, self.dataset_name = config, config["dataset"]
+        self.window = int(config["MAX_ITEM_LIST_LENGTH"])
+        if self.window < 1:
+            raise UserError(f"MAX_ITEM_LIST_LENGTH must be 1 or more, not {self.window}")
         folder, name = Path(config["data_path"]), config["dataset"]
         if not folder.is_dir():
             raise UserError(f"no mixture {name!r}: no folder {folder}; see `python -m dataset_tools.mixture --help`")
@@ -200,7 +214,6 @@ class MixtureDataset:
             self.domains, config["plm_suffix"], config["plm_suffix_aug"] if wants_words else None, config["plm_size"],
             config["feature_scaling"] or "none",
         )  # fmt: skip
-        self.window = int(config["MAX_ITEM_LIST_LENGTH"])
         self.user_num, self.item_num = counts["n_users"] + 1, counts["n_items"] + 1
         self.train_users, self.valid_users = self._hold_out(int(config["valid_users"] or 0))
 

@@ -49,19 +49,25 @@ class UniSRecPretrainTrainer(PackedTrainer):
     Raises
     ------
     UserError
-        If the loss becomes NaN or infinite (the last good checkpoint stays), or a folder cannot be written.
+        If the loss or a weight becomes NaN or infinite (the last good checkpoint stays), or a folder cannot be written.
     """
 
     model: UniSRecPretrain
 
     def __init__(self, config: Any, model: UniSRecPretrain) -> None:
+        if config["ema_decay"]:
+            raise UserError("ema_decay is for fine-tuning, pre-training has no moving average; leave it out")
         super().__init__(config, model)
         self.world: World = model.world
         self.folder = run_folder(config)
-        self.save_step = int(config["save_step"] or 0)
-        self.save_batches = int(config["save_batches"] or 0)
-        self.keep = int(config["keep_checkpoints"] or 1)
-        self.valid_every = int(config["valid_every"] or 0)
+        counts = {"save_step": 0, "save_batches": 0, "keep_checkpoints": 1, "valid_every": 0, "stopping_step": 0}
+        for name, least in counts.items():
+            if config[name] is None or config[name] < least:
+                raise UserError(f"{name} must be a whole number, {least} or more, not {config[name]}")
+        self.save_step = int(config["save_step"])
+        self.save_batches = int(config["save_batches"])
+        self.keep = int(config["keep_checkpoints"])
+        self.valid_every = int(config["valid_every"])
         self.history: list[dict[str, Any]] = []
         self.spreads: list[GateSpread] = []
         self.begin, self.step, self.sums = 0, 0, [0.0, 0.0]
@@ -103,6 +109,7 @@ class UniSRecPretrainTrainer(PackedTrainer):
 
     def _save(self, epoch: int, step: int, finished: bool = False) -> None:
         """Write a checkpoint that goes on with step `step` of epoch `epoch`."""
+        self._check_weights(epoch, step)
         if not self.world.first:
             return
         progress = {
@@ -261,13 +268,23 @@ class UniSRecPretrainTrainer(PackedTrainer):
         }
 
     def _nan(self, epoch: int, step: int, check: int) -> str:
-        kept = store.list_checkpoints(self.folder)
         where = f"step {step}" if check == 1 or step == 0 else f"one of the {check} steps up to {step}"
-        good = f"the last good checkpoint is {kept[0]}" if kept else "no checkpoint was written yet"
-        return (
-            f"the loss is not finite at {where} of epoch {epoch}; {good}; lower learning_rate, set clip_grad_norm or use "
-            "precision=fp32, and --resume"
-        )
+        return f"the loss is not finite at {where} of epoch {epoch}; {self._way_out()}"
+
+    def _way_out(self) -> str:
+        kept = store.list_checkpoints(self.folder)
+        precision = "" if self.autocast_dtype is None else " or use precision=fp32"
+        change = f"lower learning_rate, set clip_grad_norm{precision}"
+        if not kept:
+            return f"no checkpoint was written yet; {change}"
+        return f"the last good checkpoint is {kept[0]}; {change}, and go on with --resume"
+
+    def _check_weights(self, epoch: int, step: int) -> None:
+        """No checkpoint is written of weights that the last step has spoilt."""
+        spoilt = [name for name, p in self.model.named_parameters() if not torch.isfinite(p).all()]
+        if spoilt:
+            before = f"step {step - 1} of epoch {epoch}" if step else f"the last step of epoch {epoch - 1}"
+            raise UserError(f"{spoilt[0]} is not finite after {before}; {self._way_out()}")
 
     def _gates(self, record: dict[str, Any], saved: bool) -> None:
         self.model.eval()
@@ -328,7 +345,7 @@ class UniSRecPretrainTrainer(PackedTrainer):
 
     def _stops(self, epoch: int) -> bool:
         """Early stopping: `stopping_step` validations in a row without a better score; 0 never stops."""
-        patience = int(self.config["stopping_step"] or 0)
+        patience = int(self.config["stopping_step"])
         scored = [r for r in self.history if "valid" in r]
         if not patience or not scored:
             return False
@@ -336,5 +353,6 @@ class UniSRecPretrainTrainer(PackedTrainer):
         return len(scored) - 1 - best >= patience
 
     def _save_best(self, epoch: int) -> None:
+        self._check_weights(epoch, 0)
         if self.world.first:
             store.save_checkpoint(self.folder / store.BEST, self.model.state_dict(), self._meta(epoch))

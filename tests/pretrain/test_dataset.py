@@ -147,7 +147,10 @@ BAD: dict[str, tuple[Any, str]] = {
     "encoder": (lambda f: edit_json(f / "b" / "b.feat1CLS.json", encoder="bert"), "differ in encoder"),
     "domain": (lambda f: shutil.rmtree(f / "b"), "domain b of ab is missing"),
     "item": (spoil_item, "item 1000"),
-    "augmented": (lambda f: (f / "a" / "a.feat2CLS").unlink(), "--word_drop 0.15.*item_drop_coefficient=1"),
+    "augmented": (
+        lambda f: (f / "a" / "a.feat2CLS").unlink(),
+        "--encoder random --word_drop 0.15.*item_drop_coefficient=1",
+    ),
     "features": (lambda f: (f / "a" / "a.feat1CLS").unlink(), "no text features"),
     "nan": (spoil_nan, "NaN"),
     "torn items": (lambda f: truncate(f / "ab" / "ab.items.npy"), "cannot read"),

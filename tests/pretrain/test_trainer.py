@@ -22,8 +22,10 @@ from recbole_unisrec.pretrain.dataset import PretrainBatch, make_batch
 from recbole_unisrec.pretrain.distributed import World
 from recbole_unisrec.pretrain.model import UniSRecPretrain
 from recbole_unisrec.pretrain.run import MODEL, PretrainResult, make_loader, pretrain
+from recbole_unisrec.pretrain.trainer import UniSRecPretrainTrainer
 from recbole_unisrec.pretrain.views import Rows, cut_rows, draws, item_drop, mix_seed, word_drop
 from recbole_unisrec.settings import build_config
+from recbole_unisrec.transfer import apply_pretrained
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -127,6 +129,19 @@ def test_a_torn_checkpoint_gives_way_to_the_one_before(
         run(tiny, resume=True)
 
 
+def test_a_torn_run_still_gives_its_newest_sound_weights(mixture: Path, tiny: dict[str, Any]) -> None:
+    run(tiny)
+    folder = Path("saved") / "UniSRec-ab"
+    sound = store.list_checkpoints(folder)[1]
+    for torn in (folder / store.BEST, store.list_checkpoints(folder)[0]):
+        (torn / store.MODEL).write_bytes((torn / store.MODEL).read_bytes()[:-40])
+    state, meta = store.load_pretrained(folder)
+    assert_equal(state, load_file(sound / store.MODEL))
+    assert len(meta["passed"]) == 2
+    again = UniSRecPretrain(build_config(MODEL, "ab", [], tiny), create_dataset(build_config(MODEL, "ab", [], tiny)))
+    assert "torn checkpoint passed over" in str(apply_pretrained(again, str(folder)))
+
+
 def test_half_written_checkpoints_are_not_seen(mixture: Path, tiny: dict[str, Any]) -> None:
     run({**tiny, "epochs": 1})
     folder = Path("saved") / "UniSRec-ab"
@@ -159,6 +174,20 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(
     monkeypatch.setattr(UniSRecPretrain, "task_losses", spoilt)
     with pytest.raises(UserError, match=r"not finite at step 2 of epoch 1; the last good checkpoint is .*step-"):
         run(tiny, resume=True)
+    assert_equal(weights(folder), good)
+
+
+def test_spoilt_weights_are_not_saved(mixture: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    run({**tiny, "epochs": 1})
+    folder = Path("saved") / "UniSRec-ab"
+    good = weights(folder)
+
+    def spoilt(self: Any, epoch: int, *_: Any) -> None:
+        self.model.LayerNorm.bias.data.fill_(float("inf"))  # the loss was still finite
+
+    monkeypatch.setattr(UniSRecPretrainTrainer, "_gates", spoilt)
+    with pytest.raises(UserError, match=r"LayerNorm.bias is not finite after the last step of epoch 1; the last good"):
+        run({**tiny, "valid_every": 0}, resume=True)
     assert_equal(weights(folder), good)
 
 
@@ -238,6 +267,10 @@ def test_early_stopping(mixture: Path, tiny: dict[str, Any]) -> None:
         ({"precision": "int4"}, "precision"),
         ({"temperature": 0.0}, "temperature"),
         ({"valid_users": 0}, "valid_every=0"),
+        ({"MAX_ITEM_LIST_LENGTH": 0}, "MAX_ITEM_LIST_LENGTH"),
+        ({"ema_decay": 0.99}, "ema_decay"),
+        ({"keep_checkpoints": 0}, "keep_checkpoints must be a whole number, 1 or more"),
+        ({"pretrain_pairs": "all"}, "pretrain_pairs"),
     ],
 )
 def test_bad_settings(mixture: Path, tiny: dict[str, Any], settings: dict[str, Any], message: str) -> None:
