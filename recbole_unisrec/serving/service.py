@@ -578,7 +578,9 @@ def run(rec: Recommender, host: str, port: int, token: str | None, max_body: int
         app, log_level="warning", timeout_graceful_shutdown=drain, limit_concurrency=2 * WAITING, server_header=False,
         h11_max_incomplete_event_size=64 << 10,
     )  # fmt: skip
-    rec.recommend([], 1)  # what is computed at the first request is computed now
+    for history in ([], rec.snapshot.ids(rec.snapshot.by_popularity[:1])):
+        rec.recommend(history, 1)  # what is computed at the first request is computed now
+    search_items(rec.snapshot, "a", 1)
     # uvicorn drains, then raises the signal again; what comes after `run` is ours to do
     signal.signal(signal.SIGTERM, lambda *_: None)
     print(f"serving {len(rec):,} items of {rec.meta.dataset} on http://{host}:{port}/ (docs: /docs)", flush=True)
