@@ -77,7 +77,7 @@ def _read_columns(path: Path, columns: dict[str, Any]) -> Any:
         quote_char=None,
         has_header=False,
         skip_rows=1,
-        new_columns=fields,
+        raise_if_empty=False,
         schema={field: columns.get(field, pl.String) for field in fields},
     ).select(list(columns))
 

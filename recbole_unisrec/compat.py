@@ -1,18 +1,22 @@
 """Every gap between RecBole 1.2.1 and current libraries that a version bound cannot close, closed in one place.
 
-The bounds in setup.cfg close the others: numpy < 2 (``np.float_``, ``np.bool8``), pandas < 3 (``Series.agg(len)``,
-``fillna(inplace=True)``), scipy < 1.13 (``dok_matrix._update``), setuptools < 82 (``pkg_resources`` in ray).
+The bounds in setup.cfg close the others: pandas < 3 (``Series.agg(len)``, ``fillna(inplace=True)``, missing token_seq),
+setuptools < 82 (``pkg_resources`` in ray).
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import pickle
+import sys
 import types
 import warnings
 from typing import Any
 
+import numpy as np
+import scipy.sparse
 import torch
 
 _torch_load = torch.load
@@ -115,9 +119,51 @@ def _patch_anomaly() -> None:
     torch.autograd.set_detect_anomaly(before)
 
 
+# numpy 2 has them no more: configurator.compatibility_settings reads the first three, ray.tune the last
+NUMPY_1_NAMES = {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_, "bool8": np.bool_}
+
+
+def _patch_numpy() -> None:
+    """numpy >= 2: names that RecBole and ray still use."""
+    for name, kind in NUMPY_1_NAMES.items():
+        if name not in np.__dict__:
+            setattr(np, name, kind)
+
+
+def _patch_scipy() -> None:
+    """scipy >= 1.13: ``dok_matrix._update`` of the graph models (LightGCN, NGCF, ...) raises."""
+    if not issubclass(scipy.sparse.dok_matrix, dict):
+        scipy.sparse.dok_matrix._update = lambda self, data: self._dict.update(data)
+
+
+def _stand_in_for_ray() -> None:
+    """Python >= 3.12: no ray that RecBole 1.2.1 admits has a wheel, but quick_start.py imports ``ray.tune``.
+
+    Only ``objective_function`` uses it, to report to a ray session; without ray there is none.
+    """
+    if importlib.util.find_spec("ray") is None:
+        ray, tune = types.ModuleType("ray"), types.ModuleType("ray.tune")
+        ray.tune = tune  # type: ignore[attr-defined]
+        tune.report = lambda **_: None  # type: ignore[attr-defined]
+        sys.modules.update({"ray": ray, "ray.tune": tune})
+
+
 def apply() -> None:
-    """Close all gaps; called once by the package."""
+    """Close all gaps; called once by the package.
+
+    Raises
+    ------
+    UserError
+        If RecBole is not installed.
+    """
+    if importlib.util.find_spec("recbole") is None:
+        from recbole_unisrec.errors import UserError
+
+        raise UserError("RecBole is not installed; run `pip install --no-deps recbole==1.2.1` (see the README on Python 3.12)")
     # ray says so at every start, and RecBole brings it along; the bound on setuptools keeps it working
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
+    _patch_numpy()
+    _patch_scipy()
+    _stand_in_for_ray()
     _patch_anomaly()
     _patch_load()

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+import recbole_unisrec  # noqa: F401 - first, as it closes RecBole's gaps
+
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 N_USERS, N_ITEMS, WIDTH = 90, 24, 16
 

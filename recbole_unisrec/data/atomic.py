@@ -193,7 +193,7 @@ def read_splits(
         )
     longest = longest.with_columns(pl.col("sequence").list.len().alias("n"))
     _check_rows(rows, longest, user, item, cut, folder / name)
-    flat = longest.select(user, "sequence", "n").explode("sequence", empty_as_null=True)
+    flat = longest.select(user, "sequence", "n").explode("sequence")
     counts = longest["n"].to_numpy().astype(np.int64)
     users, user_tokens = _codes(flat[user])
     items, item_tokens = _codes(flat["sequence"])
