@@ -106,7 +106,11 @@ def plain_optimizer() -> None:
 
 CHANGES: dict[str, tuple[str, Callable[[], None] | None, dict[str, Any]]] = {
     "as it is": ("", None, {}),
-    "prefix": ("every prefix by itself, items adapted where they stand (train_mode: prefix)", None, {"train_mode": "prefix"}),
+    "prefix": (
+        "every prefix by itself, items adapted where they stand (train_mode: prefix)",
+        None,
+        {"train_mode": "prefix"},
+    ),
     "loop": ("experts one by one", experts_in_a_loop, {}),
     "autograd": ("mixture of experts differentiated by autograd", experts_by_autograd, {}),
     "bernoulli": ("dropout masks by torch's Bernoulli draws", bernoulli_masks, {}),

@@ -213,7 +213,9 @@ def run_rectools_sasrec(data: Any, options: argparse.Namespace) -> None:
 
         def scores(histories: Any) -> Any:
             last = net.encode_sessions({"x": histories}, table)[:, -1]
-            found = net.similarity_module.session_tower_forward(last) @ net.similarity_module.item_tower_forward(table).T
+            found = (
+                net.similarity_module.session_tower_forward(last) @ net.similarity_module.item_tower_forward(table).T
+            )
             found[:, 0] = float("-inf")
             return found
 

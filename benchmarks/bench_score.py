@@ -80,7 +80,9 @@ def main() -> None:
         found[way] = json.loads(done.stdout.splitlines()[-1])
     steps = options.plain_steps or found["prefix, fp32"]["steps"]
     theirs = steps * options.authors_step
-    print(f"| until validation NDCG@10 {options.score} | epochs | steps | seconds | times sooner |\n|---|" + "---:|" * 4)
+    print(
+        f"| until validation NDCG@10 {options.score} | epochs | steps | seconds | times sooner |\n|---|" + "---:|" * 4
+    )
     print(f"| authors' code, by its seconds a step | | {steps} | {theirs:,.0f} | 1.0 |")
     for way, f in found.items():
         print(f"| {way} | {f['epochs']} | {f['steps']} | {f['s']:.1f} | {theirs / f['s']:.0f} |")
