@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dataset_tools import __version__
+from dataset_tools import __version__, lsa
 from dataset_tools.arguments import POOLINGS, PRECISIONS, new_parser
 from dataset_tools.common import UserError, atomic_path, run_cli, write_text
 
@@ -741,10 +741,16 @@ def encode_dataset(
         raise UserError(f"unknown dtype {dtype!r}; use one of {', '.join(DTYPES)}")
     if not 0 <= word_drop < 1:
         raise UserError(f"word_drop is {word_drop}; it is a probability, at least 0 and below 1")
-    path = folder / f"{name}.{suffix or f'feat{2 if word_drop else 1}{pooling}'}"
+    fitted = encoder == lsa.NAME or encoder.endswith(".npz")
+    path = folder / f"{name}.{suffix or f'feat{2 if word_drop else 1}{lsa.SUFFIX if fitted else pooling}'}"
     beside = path.with_name(path.name + ".json")
     with _Ranks() as ranks:
         ids, texts = read_texts(folder, name)
+        if fitted:
+            if ranks.rank == 0:
+                _encode_fitted(path, ids, texts, encoder, word_drop, seed, dtype, overwrite)
+            ranks.meet()
+            return path
         local = Path(encoder).is_dir()
         meta: dict[str, object] = {
             "encoder": str(Path(encoder).resolve()) if local else encoder,
@@ -766,9 +772,8 @@ def encode_dataset(
         parts = path.with_name(f".{path.name}.parts")
         if ranks.share(not overwrite and _is_current(path, parts, meta)):
             return path
-        index = folder / f"{name}.item2index"
-        if ranks.rank == 0 and not index.is_file():
-            write_text(index, "".join(f"{item}\t{i}\n" for i, item in enumerate(ids)))
+        if ranks.rank == 0:
+            _write_index(folder / f"{name}.item2index", ids)
         if word_drop:
             texts = drop_words(texts, word_drop, seed)
         model = model or TextEncoder.load(encoder, pooling, max_length, prompt, precision)
@@ -784,6 +789,53 @@ def encode_dataset(
             shutil.rmtree(parts, ignore_errors=True)
         ranks.meet()
     return path
+
+
+def _write_index(path: Path, ids: Sequence[str]) -> None:
+    if not path.is_file():
+        write_text(path, "".join(f"{item}\t{i}\n" for i, item in enumerate(ids)))
+
+
+def _encode_fitted(
+    path: Path, ids: Sequence[str], texts: Sequence[str], encoder: str, word_drop: float, seed: int, dtype: str, overwrite: bool
+) -> None:
+    """`encode_dataset` with latent semantics, fitted here (and kept beside the features) or read from a file."""
+    kept = path.with_name(path.name + ".npz")
+    here = encoder == lsa.NAME
+    if here and word_drop:
+        raise UserError(
+            f"words are dropped for an encoder that was fitted to the whole texts; make those features first, then give "
+            f"--encoder {path.with_name(path.name.replace('.feat2', '.feat1') + '.npz')}"
+        )
+    model = None
+    if not here or (kept.is_file() and path.is_file() and not overwrite):
+        model = lsa.LatentSemantics.load(kept if here else encoder)
+    meta: dict[str, object] = {
+        "encoder": model.name if model else lsa.NAME,
+        "pooling": "none",
+        "max_length": 0,
+        "prompt": "",
+        "precision": "fp32",
+        "word_drop": word_drop,
+        "seed": seed,
+        "rows": len(texts),
+        "dtype": dtype,
+        "texts_sha256": _texts_hash(ids, texts),
+        "tool_version": __version__,
+    }
+    if not overwrite and _is_current(path, kept, meta):
+        return
+    model = model or lsa.LatentSemantics.fit(texts)
+    _write_index(path.with_name(f"{path.name.rpartition('.')[0]}.item2index"), ids)
+    vectors = model.encode(drop_words(texts, word_drop, seed) if word_drop else texts)
+    beside = path.with_name(path.name + ".json")
+    beside.unlink(missing_ok=True)  # it describes the old file
+    if not (kept.is_file() and Path(encoder).exists() and kept.samefile(encoder)):
+        model.save(kept)
+    with atomic_path(path) as temporary:
+        vectors.astype(DTYPES[dtype]).tofile(temporary)
+    meta |= {"encoder": model.name, "width": model.width, "weights_sha256": model.weights_sha256}
+    write_text(beside, json.dumps(meta, indent=2) + "\n")
 
 
 def _open_parts(parts: Path, meta: dict[str, object], model: TextEncoder, tokens: _Tokens, ranks: _Ranks) -> None:
@@ -865,7 +917,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--encoder",
         default="bert-base-uncased",
-        help="hub name, local folder, or minilm, which needs no download (default: %(default)s)",
+        help="hub name, local folder, minilm, which needs no download, or lsa, which needs no language model: TF-IDF and "
+        "singular vectors, fitted to these texts; NAME.feat1LSA.npz takes those of another dataset (default: %(default)s)",
     )
     parser.add_argument("--pooling", choices=POOLINGS, default="CLS", help="vector of a text (default: %(default)s)")
     parser.add_argument(

@@ -151,15 +151,18 @@ class TableRecommender(SequentialRecommender):
             return batch.histories()
         return seen_of_padded(batch[self.ITEM_SEQ], batch[self.ITEM_SEQ_LEN])
 
-    def seen_bias(self, seen: Seen) -> Tensor:
-        """What is added to the scores of items of the history, [E], in the unit of the scores.
+    def distance_bias(self) -> Tensor:
+        """What is added to the score of an item that was taken 0, 1, ... items ago, [L], in the unit of the scores.
 
         The paper has no such term. Items are inputs and candidates at once, so what was just taken scores highest,
         whether or not anybody takes things twice; one weight for each distance lets the data say.
         """
         assert self.history_bias is not None
-        logits = (self.history_bias * HISTORY_GAIN).clamp(-HISTORY_LIMIT, HISTORY_LIMIT)
-        return (logits * self.temperature)[seen.distance]
+        return (self.history_bias * HISTORY_GAIN).clamp(-HISTORY_LIMIT, HISTORY_LIMIT) * self.temperature
+
+    def seen_bias(self, seen: Seen) -> Tensor:
+        """`distance_bias` of each entry, [E]."""
+        return self.distance_bias()[seen.distance]
 
     def calculate_loss(self, interaction: PackedBatch | Interaction) -> Tensor:
         """Cross-entropy over all items (paper Eq. 11 and 12), scalar.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dataset_tools.features import read_texts
+from dataset_tools.lsa import LatentSemantics
 from recbole_unisrec.compat import safe_torch_load
 from recbole_unisrec.data.features import read_meta, scaling
 from recbole_unisrec.data.sequences import Pairs
@@ -89,14 +90,20 @@ def read_checkpoint(path: Path, data_path: str | Path | None = None) -> Parts:
     if settings.scaled and features is not None:
         mean, matrix = scaling(features.weight[1:], str(config["feature_scaling"]))
         weights.update(feature_mean=mean, feature_matrix=matrix)
+    if settings.history:
+        weights["history_bias"] = model.distance_bias().detach()
     network.load_state_dict(weights)
 
     folder = Path(final["data_path"])
     tokens = dataset.field2id_token[dataset.iid_field].tolist()[1:]
     ids, texts = _ids_and_texts(folder, dataset_name, tokens, dataset.layout)
     encoder: dict[str, Any] = {}
+    fitted = None
     if features is not None:
-        meta = read_meta(folder / f"{dataset_name}.{config['plm_suffix']}")
+        file = folder / f"{dataset_name}.{config['plm_suffix']}"
+        meta = read_meta(file)
+        beside = file.with_name(file.name + ".npz")
+        fitted = LatentSemantics.load(beside) if beside.is_file() else None
         encoder = {k: meta[k] for k in ("encoder", "pooling", "max_length", "prompt") if k in meta}
     forms = {"inductive_ft": "inductive", "transductive_ft": "transductive", "pretrain": "inductive"}
     return Parts(
@@ -108,6 +115,7 @@ def read_checkpoint(path: Path, data_path: str | Path | None = None) -> Parts:
         features=None if features is None else features.weight[1:].numpy(),
         queries=_queries(test.pairs, table, network),
         index=None,
+        encoder=fitted,
     )
 
 
@@ -125,6 +133,7 @@ def _settings(config: Any, model: Any) -> NetworkSettings:
         plm_size=0 if adaptor is None else model.features.shape[1],
         cosine=model.cosine,
         scaled=adaptor is not None and (config["feature_scaling"] or "none") != "none",
+        history=model.history_bias is not None,
     )
 
 

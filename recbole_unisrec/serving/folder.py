@@ -9,6 +9,7 @@
 | ``features.npy`` | float32 or float16 [n, d_plm] text features (models that read text) |
 | ``queries.npy`` | float32 [q, d] outputs of the encoder for real histories, to measure an index with |
 | ``index.faiss`` | the approximate index (large catalogues) |
+| ``encoder.npz`` | the text encoder, where it was fitted to the texts (`dataset_tools.lsa`) |
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor
 
 from dataset_tools.common import whole_folder
+from dataset_tools.lsa import LatentSemantics
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.serving.catalogue import SCHEMA, Snapshot
 from recbole_unisrec.serving.index import ApproximateIndex, filled_width, import_faiss
@@ -36,6 +38,7 @@ from recbole_unisrec.serving.network import Network, NetworkSettings
 FORMAT = "recbole_unisrec serving folder"
 VERSION = 1
 CONFIG = "config.json"
+ENCODER = "encoder.npz"
 BLOCK = 1 << 16  # rows copied at a time
 log = logging.getLogger("recbole_unisrec.serving")
 
@@ -73,6 +76,7 @@ class Parts:
     features: np.ndarray | None
     queries: Tensor
     index: ApproximateIndex | None
+    encoder: LatentSemantics | None = None
 
 
 def is_serving_folder(path: Path) -> bool:
@@ -129,6 +133,7 @@ def write_folder(
     snapshot: Snapshot,
     index: ApproximateIndex | None,
     queries: Tensor,
+    encoder: LatentSemantics | None = None,
 ) -> None:
     """Write a serving folder, whole or not at all; removed items are left out, also of the rows that `index` counts.
 
@@ -155,6 +160,8 @@ def write_folder(
             kept = (_feature_block(snapshot, block) for block in blocks)
             _save_rows(folder / "features.npy", kept, (len(rows), first.shape[1]), first.dtype)
         np.save(folder / "queries.npy", queries.numpy(), allow_pickle=False)
+        if encoder is not None:
+            encoder.save(folder / ENCODER)
         found: dict[str, Any] = {}
         if index is not None:
             import_faiss().write_index(index.faiss_index, str(folder / "index.faiss"))
@@ -277,6 +284,7 @@ def read_folder(path: Path, index: str = "auto") -> Parts:
         features=features,
         queries=torch.from_numpy(_read_array(path / "queries.npy", None, width, map_it=False)),
         index=_read_index(path, config, width) if config.get("index") and index != "exact" else None,
+        encoder=LatentSemantics.load(path / ENCODER) if (path / ENCODER).is_file() else None,
     )
 
 

@@ -34,6 +34,8 @@ class NetworkSettings:
         Whether items and outputs are compared by cosine.
     scaled
         Whether text features are scaled before the adaptor (``feature_scaling``).
+    history
+        Whether items of the history have an addition to their scores (``history_bias``).
     """
 
     n_layers: int
@@ -47,6 +49,7 @@ class NetworkSettings:
     plm_size: int
     cosine: bool
     scaled: bool = False
+    history: bool = False
 
     def check(self) -> None:
         """Raise `UserError` where no network can be built; the values come from a file."""
@@ -74,6 +77,8 @@ class Network(nn.Module):
         width = s.plm_size if s.scaled else None
         self.register_buffer("feature_mean", None if width is None else torch.zeros(width).double())
         self.register_buffer("feature_matrix", None if width is None else torch.eye(width).double())
+        self.history_bias: Tensor | None  # `TableRecommender.distance_bias`
+        self.register_buffer("history_bias", torch.zeros(s.window) if s.history else None)
         self.lengths = bucket_lengths(s.window)
         self._dtype = torch.float32
         self._prepared: list[_Layer] | None = None

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dataset_tools.lsa import LatentSemantics
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.serving import index as search
 from recbole_unisrec.serving.catalogue import Catalogue, Snapshot, item_frame
@@ -183,7 +184,8 @@ class Recommender:
         self.meta, self.settings, self.network = parts.meta, parts.settings, parts.network
         self.network.use_precision(precision)
         self.window, self.queries = parts.settings.window, parts.queries
-        self._encoder: TextEncoder | None = None
+        self._fitted = parts.encoder
+        self._encoder: TextEncoder | LatentSemantics | None = None
         self._lock = threading.RLock()  # of changes; answers need none
         # room at the end, so that the first new items do not copy the table
         candidates, norms = _candidates(parts.table, parts.settings.cosine, spare=1024 + len(parts.table) // 8)
@@ -341,11 +343,44 @@ class Recommender:
         if warm and snapshot.n:
             own = [histories[i] for i in warm]
             query = self.encode(snapshot, own)
-            hidden: list[Sequence[int]] = [list(set(h)) for h in own] if exclude_seen else [[]] * len(own)
+            apart = exclude_seen or self.network.history_bias is not None  # seen items have scores of their own
+            hidden: list[Sequence[int]] = [list(set(h)) for h in own] if apart else [[]] * len(own)
             best, found = self._topk(snapshot, query, k, hidden, allowed)
+            if apart and not exclude_seen:
+                best, found = self._with_seen(snapshot, query, own, best, found, k, allowed)
             place = torch.tensor(warm)
             rows[place, : found.shape[1]], scores[place, : found.shape[1]] = found, best
         return rows, scores
+
+    def _with_seen(
+        self,
+        snapshot: Snapshot,
+        query: Tensor,
+        histories: Sequence[Sequence[int]],
+        best: Tensor,
+        found: Tensor,
+        k: int,
+        allowed: Sequence[int] | None,
+    ) -> tuple[Tensor, Tensor]:
+        """The best of what was found without the histories, and of their items with the addition to their scores."""
+        assert self.network.history_bias is not None
+        among = None if allowed is None else set(allowed)
+        dead = set(snapshot.dead.tolist())
+        longest = max(len(set(history)) for history in histories)
+        rows = torch.full((len(histories), longest), -1)
+        scores = torch.full((len(histories), longest), -torch.inf)
+        for i, history in enumerate(histories):
+            read = list(reversed(history[-self.window :]))
+            seen = sorted(row for row in set(history) - dead if among is None or row in among)
+            bias = torch.zeros(len(seen))
+            place = {row: at for at, row in enumerate(seen)}
+            for ago, row in enumerate(read):
+                if row in place:
+                    bias[place[row]] += self.network.history_bias[ago]
+            rows[i, : len(seen)] = torch.tensor(seen, dtype=torch.int64)
+            scores[i, : len(seen)] = snapshot.candidates[seen] @ query[i] + bias
+        best, place_ = torch.cat([best, scores], 1).topk(min(k, best.shape[1] + longest), dim=1)
+        return best, torch.cat([found, rows], 1).gather(1, place_)
 
     def encode(self, snapshot: Snapshot, histories: Sequence[Sequence[int]]) -> Tensor:
         """Encode non-empty histories of rows -> float32 [B, d], normalised where similarity is the cosine."""
@@ -518,10 +553,11 @@ class Recommender:
 
     # --- changes
 
-    def set_encoder(self, name: str | TextEncoder, pooling: str | None = None) -> None:
-        """Choose how new texts are encoded, where the model does not say it, or give a loaded `TextEncoder`.
+    def set_encoder(self, name: str | TextEncoder | LatentSemantics, pooling: str | None = None) -> None:
+        """Choose how new texts are encoded, where the model does not say it, or give a loaded encoder.
 
-        `save` keeps the choice.
+        `name` is that of a language model, or the file of an encoder fitted to texts (``NAME.feat1LSA.npz``). `save`
+        keeps the choice.
 
         Raises
         ------
@@ -531,7 +567,10 @@ class Recommender:
         from dataset_tools.features import TextEncoder
 
         recorded = self.meta.encoder
-        if isinstance(name, str):
+        encoder: TextEncoder | LatentSemantics
+        if isinstance(name, str) and name.endswith(".npz"):
+            encoder = LatentSemantics.load(name)
+        elif isinstance(name, str):
             encoder = TextEncoder.load(
                 name,
                 pooling or str(recorded.get("pooling", "CLS")),
@@ -546,7 +585,7 @@ class Recommender:
         known = {key: getattr(encoder, name) for key, name in names.items()}
         self.meta = dataclasses.replace(self.meta, encoder=known)
 
-    def _check_encoder(self, encoder: TextEncoder) -> None:
+    def _check_encoder(self, encoder: TextEncoder | LatentSemantics) -> None:
         snapshot = self.snapshot
         if encoder.width != self.settings.plm_size:
             raise UserError(
@@ -582,7 +621,7 @@ class Recommender:
                         "the model does not say which encoder made its text features; name it (--encoder, or "
                         "set_encoder in Python), or give the features of the new items"
                     )
-                self.set_encoder(str(self.meta.encoder["encoder"]))
+                self.set_encoder(self._fitted or str(self.meta.encoder["encoder"]))
             assert self._encoder is not None
             features = self._encoder.encode(texts)
         if not np.isfinite(features).all():
@@ -721,7 +760,8 @@ class Recommender:
                 index = search.build_index(compact, self.queries) if len(rows) >= search.APPROXIMATE_FROM else None
             else:
                 index = snapshot.index
-            write_folder(path, self.meta, self.settings, self.network, snapshot, index, self.queries)
+            fitted = self._encoder if isinstance(self._encoder, LatentSemantics) else self._fitted
+            write_folder(path, self.meta, self.settings, self.network, snapshot, index, self.queries, fitted)
         return path
 
 

@@ -25,8 +25,9 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         warnings.simplefilter("ignore")
         patch.chdir(folder)
         write_ring(folder / "dataset")
-        for form in ("inductive", "transductive"):
-            settings = {**SMALL, "train_stage": f"{form}_ft", "epochs": 10}
+        for form, recipe in (("inductive", "paper"), ("transductive", "paper"), ("ours", "ours")):
+            stage = "inductive_ft" if form == "inductive" else "transductive_ft"
+            settings = {**SMALL, "train_stage": stage, "epochs": 10, "recipe": recipe}
             result = quick_start.train(build_config("UniSRec", "ring", [], settings))
             found[form] = folder / result.checkpoint
     torch.set_num_threads(threads)

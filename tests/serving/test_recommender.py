@@ -39,9 +39,10 @@ def features(rec: Recommender, item: str) -> np.ndarray:
 # --- answers
 
 
-@pytest.mark.parametrize("form", ["inductive", "transductive"])
+@pytest.mark.parametrize("form", ["inductive", "transductive", "ours"])
+@pytest.mark.parametrize("saved_folder", [False, True])
 def test_scores_are_those_of_the_model(
-    checkpoints: dict[str, Path], form: str, monkeypatch: pytest.MonkeyPatch
+    checkpoints: dict[str, Path], folders: dict[str, Path], form: str, saved_folder: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from recbole.quick_start import load_data_and_model
 
@@ -50,8 +51,9 @@ def test_scores_are_those_of_the_model(
         warnings.simplefilter("ignore")
         _, model, dataset, *_ = load_data_and_model(str(checkpoints[form]))
     model.eval()
-    rec = recbole_unisrec.load(checkpoints[form])
-    for history in (walk(3, 1), walk(20, 5), walk(7, 8), walk(1, 11)):
+    rec = recbole_unisrec.load((folders if saved_folder else checkpoints)[form])
+    again = [RING[2], RING[5], RING[2]]
+    for history in (walk(3, 1), walk(20, 5), walk(7, 8), walk(1, 11), again):
         ids = dataset.token2id("item_id", history[-8:])
         padded = np.zeros((1, 8), dtype=np.int64)
         padded[0, : len(ids)] = ids
@@ -64,6 +66,8 @@ def test_scores_are_those_of_the_model(
         for item in RING:
             assert mine[item] == pytest.approx(float(scores[dataset.token2id("item_id", item)]), abs=2e-6)
         assert answer.scores == sorted(answer.scores, reverse=True)
+        some = rec.recommend(history, k=3, exclude_seen=False, candidates=[RING[1], RING[2], RING[9], RING[20]])
+        assert some.scores == pytest.approx(sorted((mine[i] for i in (RING[1], RING[2], RING[9], RING[20])), reverse=True)[:3])
 
 
 def test_the_next_item_of_the_ring_is_recommended(rec: Recommender) -> None:
@@ -562,3 +566,29 @@ def test_new_texts_through_the_real_encoder(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="is not the one"):
         load(tmp_path / "model").add_items([{"item_id": "z", "text": "z"}])
+
+
+def test_new_texts_through_an_encoder_fitted_to_the_old_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataset_tools.features import encode_dataset
+
+    monkeypatch.chdir(tmp_path)
+    folder = write_ring(tmp_path / "dataset")
+    words = ["red", "blue", "green", "large", "small", "round", "flat"]
+    texts = [f"{words[i % 7]} {words[(i * i + 3) % 7]} thing" for i in range(N_ITEMS)]
+    lines = [f"item-{i}\t{text}" for i, text in enumerate(texts)]
+    (folder / "ring.item").write_text("\n".join(["item_id:token\ttext:token_seq", *lines]) + "\n")
+    encode_dataset(folder, "ring", encoder="lsa", progress=False)
+    settings = {**SMALL, "train_stage": "inductive_ft", "epochs": 1, "plm_suffix": "feat1LSA"}
+    result = quick_start.train(build_config("UniSRec", "ring", [], settings))
+    rec = load(load(result.checkpoint).save(tmp_path / "model"))
+    for made in folder.glob("ring.feat1LSA*"):
+        made.unlink()  # the folder needs nothing of the dataset
+    before = rec.recommend(walk(3, 4), k=N_ITEMS)
+    rec.remove_items(["item-9"])
+    rec.add_items([{"item_id": "item-9", "text": texts[9]}])
+    rec = load(rec.save(tmp_path / "again"))
+    rec.add_items([{"item_id": "new", "text": "red flat"}])
+    answer = rec.recommend(walk(3, 4), k=N_ITEMS + 1)
+    after = dict(zip(answer.ids, answer.scores, strict=True))
+    del after["new"]
+    assert after == pytest.approx(dict(zip(before.ids, before.scores, strict=True)), abs=1e-5)

@@ -1,0 +1,86 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dataset_tools import lsa
+from dataset_tools.common import UserError
+from dataset_tools.features import encode_dataset
+from dataset_tools.lsa import LatentSemantics
+
+TEXTS = ["red wool scarf", "blue wool scarf", "red cotton hat", "blue cotton hat", "steel hammer", "steel saw hammer"]
+
+
+def test_texts_of_one_topic_lie_together() -> None:
+    x = LatentSemantics.fit(TEXTS, width=3).encode(TEXTS)
+    cosine = x @ x.T / np.linalg.norm(x, axis=1) / np.linalg.norm(x, axis=1)[:, None]
+    assert x.shape == (6, 3)
+    assert cosine[4, 5] > 0.9
+    assert cosine[0, 1] > 0.9
+    assert abs(cosine[:4, 4:]).max() < 0.1
+
+
+def test_at_full_rank_products_are_those_of_tf_idf() -> None:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    table = TfidfVectorizer(sublinear_tf=True, min_df=2).fit_transform(TEXTS)
+    rank = np.linalg.matrix_rank(table.toarray())
+    model = LatentSemantics.fit(TEXTS)
+    assert model.width == min(table.shape) - 1 >= rank
+    x = model.encode(TEXTS)
+    np.testing.assert_allclose(x @ x.T, (table @ table.T).toarray(), atol=1e-5)
+
+
+def test_saved_and_loaded_vectors_are_the_same(tmp_path: Path) -> None:
+    model = LatentSemantics.fit(TEXTS, width=3)
+    model.save(tmp_path / "fitted.npz")
+    again = LatentSemantics.load(tmp_path / "fitted.npz")
+    assert again.name == model.name
+    new = ["green wool hat", "nothing known", ""]
+    np.testing.assert_array_equal(again.encode(new), model.encode(new))
+    assert not again.encode(new)[1:].any()
+
+
+@pytest.mark.parametrize("texts", [["one", "two", "three"], [], ["same same", "same"]])
+def test_too_little_in_common(texts: list[str]) -> None:
+    with pytest.raises(UserError, match="use --encoder minilm"):
+        LatentSemantics.fit(texts)
+
+
+def test_a_torn_or_foreign_file(tmp_path: Path) -> None:
+    path = tmp_path / "fitted.npz"
+    LatentSemantics.fit(TEXTS, width=3).save(path)
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], b"text", b""):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="no fitted text encoder"):
+            LatentSemantics.load(path)
+    np.savez(path, terms=np.zeros(3, np.uint8), idf=np.zeros(5), components=np.zeros((2, 5)))
+    with pytest.raises(UserError, match="does not add up"):
+        LatentSemantics.load(path)
+
+
+def test_feature_files(tmp_path: Path) -> None:
+    for name, texts in (("a", TEXTS), ("b", [*TEXTS[::-1], "green wool"])):
+        (tmp_path / name).mkdir()
+        lines = [f"i{i}\t{text}" for i, text in enumerate(texts)]
+        (tmp_path / name / f"{name}.item").write_text("\n".join(["item_id:token\ttext:token_seq", *lines]) + "\n")
+    path = encode_dataset(tmp_path / "a", "a", encoder=lsa.NAME)
+    assert path.name == "a.feat1LSA"
+    fitted = tmp_path / "a" / "a.feat1LSA.npz"
+    meta = json.loads((tmp_path / "a" / "a.feat1LSA.json").read_text())
+    assert meta["encoder"] == LatentSemantics.load(fitted).name
+    x = np.fromfile(path, np.float32).reshape(-1, meta["width"])
+    stamp = path.stat().st_mtime_ns
+    encode_dataset(tmp_path / "a", "a", encoder=lsa.NAME)
+    assert path.stat().st_mtime_ns == stamp  # it is current
+    other = encode_dataset(tmp_path / "b", "b", encoder=str(fitted))
+    y = np.fromfile(other, np.float32).reshape(-1, meta["width"])
+    np.testing.assert_allclose(y[:6][::-1], x, atol=1e-6)
+    assert json.loads((tmp_path / "b" / "b.feat1LSA.json").read_text())["encoder"] == meta["encoder"]
+    with pytest.raises(UserError, match=r"give --encoder .*a\.feat1LSA\.npz"):
+        encode_dataset(tmp_path / "a", "a", encoder=lsa.NAME, word_drop=0.6)
+    dropped = encode_dataset(tmp_path / "a", "a", encoder=str(fitted), word_drop=0.6)
+    assert dropped.name == "a.feat2LSA"
+    assert not np.array_equal(np.fromfile(dropped, np.float32), x.ravel())
