@@ -118,6 +118,21 @@ def _patch_load() -> None:
         module.load_data_and_model = load_data_and_model  # type: ignore[attr-defined]
 
 
+def _patch_other_parameter() -> None:
+    """FDSA, S3Rec: checkpoints also hold a whole layer, and through it the dataset, which no safe load reads.
+
+    The weights of a layer are in the ``state_dict`` anyway.
+    """
+    base = importlib.import_module("recbole.model.abstract_recommender").AbstractRecommender
+    original = base.other_parameter
+
+    @functools.wraps(original)
+    def other_parameter(self: Any) -> dict[str, Any]:
+        return {name: value for name, value in original(self).items() if not isinstance(value, torch.nn.Module)}
+
+    base.other_parameter = other_parameter
+
+
 def _patch_anomaly() -> None:
     """sine.py switches autograd's anomaly detection on for the whole process when any sequential model is imported."""
     imported = "recbole.model.sequential_recommender.sine" in sys.modules  # before us, so that it is on by now
@@ -174,3 +189,4 @@ def apply() -> None:
     _stand_in_for_ray()
     _patch_anomaly()
     _patch_load()
+    _patch_other_parameter()

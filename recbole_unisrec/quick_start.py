@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import platform
@@ -132,6 +133,8 @@ def train(config: Config, verbose: bool = False, tell: Callable[[str], None] | N
         Also written as JSON beside the checkpoint.
     """
     tell = tell or say
+    if config["log_wandb"] and importlib.util.find_spec("wandb") is None:
+        raise UserError("log_wandb needs the package wandb; run `pip install wandb`, or leave log_wandb out")
     start_logging(config, verbose)
     keep_freed_memory()
     check_writable(config["checkpoint_dir"])

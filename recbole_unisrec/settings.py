@@ -13,6 +13,8 @@ import yaml
 from recbole.config import Config
 from recbole.utils import argument_list, get_model
 
+from dataset_tools.common import write_text
+from dataset_tools.features import read_texts
 from recbole_unisrec.data.atomic import find_layout
 from recbole_unisrec.data.dataset import LEAVE_ONE_OUT
 from recbole_unisrec.errors import UserError
@@ -139,6 +141,8 @@ def build_config(model: str, dataset: str, files: list[str], overrides: dict[str
             )
         if not reads_our_dataset(model, settings["eval_args"]):
             folder = Path(str(settings.get("data_path", "dataset/"))) / dataset
+            if "selected_features" in known and find_layout(folder, dataset) == "split":
+                write_attributes(folder, dataset)
             settings.update(_layout_settings(folder, dataset, settings))
     return _quiet_config(model, dataset, settings)
 
@@ -196,18 +200,35 @@ def recipe(name: str | None, model: str) -> dict[str, Any]:
 def _layout_settings(folder: Path, dataset: str, settings: dict[str, Any]) -> dict[str, Any]:
     """What RecBole's own datasets must be told about the files in the folder."""
     if find_layout(folder, dataset) == "split":
-        return {
+        found: dict[str, Any] = {
             "benchmark_filename": ["train", "valid", "test"],
             "alias_of_item_id": ["item_id_list"],
             "load_col": {"inter": ["user_id", "item_id_list", "item_id"]},
         }
-    found: dict[str, Any] = {"load_col": {"inter": ["user_id", "item_id", "timestamp"]}}
+    else:
+        found = {"load_col": {"inter": ["user_id", "item_id", "timestamp"]}}
     if (folder / f"{dataset}.item").is_file():
         # models that read item attributes (FDSA, S3Rec, SASRecF, ...) get the words of the text
         found["load_col"]["item"] = ["item_id", "text"]
         found.update({name: ["text"] for name in ("selected_features",) if name not in settings})
         found["item_attribute"] = settings.get("item_attribute", "text")
     return found
+
+
+def write_attributes(folder: Path, dataset: str) -> None:
+    """Write ``NAME.item``, if it is missing: the texts by item index, for models that read attributes of items.
+
+    The authors' layout has the texts under the raw ids only (``NAME.text``), but indices in the interactions.
+
+    Raises
+    ------
+    UserError
+        If there are no texts, or the folder cannot be written.
+    """
+    path = folder / f"{dataset}.item"
+    if not path.is_file():
+        _, texts = read_texts(folder, dataset)
+        write_text(path, "item_id:token\ttext:token_seq\n" + "".join(f"{i}\t{text}\n" for i, text in enumerate(texts)))
 
 
 def _quiet_config(model: str, dataset: str, settings: dict[str, Any]) -> Config:

@@ -1,5 +1,6 @@
 """The command as a user types it."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -59,6 +60,11 @@ def test_two_models_give_one_table_and_a_json_each(ring: Path, capsys: pytest.Ca
         (["--dataset", "ring", "--feature_scaling=zip"], "unknown feature_scaling 'zip'"),
         (["--dataset", "ring", "--ema_decay=1.5"], "ema_decay must lie between"),
         (["--dataset", "ring", "--freeze", "encoder"], "freeze without pretrained"),
+        pytest.param(
+            ["--dataset", "ring", "--log_wandb=True"],
+            "run `pip install wandb`",
+            marks=pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed"),
+        ),
         (["--dataset", "ring", "--nonsense"], "unknown option '--nonsense'"),
     ],
 )

@@ -145,6 +145,22 @@ def test_objective_function_for_hyper_parameter_tuning(
     assert reported == result["test_result"]
 
 
+def test_recboles_hyper_tuning(ring: Path, small: dict[str, Any]) -> None:
+    pytest.importorskip("hyperopt", reason="the extra tune is not installed")
+    from recbole.trainer import HyperTuning
+
+    Path("space.test").write_text("learning_rate choice [0.01,1e-7]\n")
+    settings = {**small, "model": "UniSRec", "dataset": "ring", "epochs": 4}
+
+    def objective(chosen: dict[str, Any], files: list[str]) -> dict[str, Any]:
+        return recbole_quick_start.objective_function({**settings, **chosen}, files, saved=False)
+
+    tuning = HyperTuning(objective, params_file="space.test", algo="exhaustive")
+    tuning.run()
+    assert len(tuning.params2result) == 2
+    assert tuning.best_params == {"learning_rate": 0.01}
+
+
 @pytest.mark.parametrize("stage", ["inductive_ft", "transductive_ft"])
 def test_two_runs_of_one_seed_are_equal(ring: Path, small: dict[str, Any], stage: str) -> None:
     weights = []
