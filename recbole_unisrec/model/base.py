@@ -67,6 +67,9 @@ class TableRecommender(SequentialRecommender):
         s = EncoderSettings.from_config(config)
         self.hidden_size, self.initializer_range = s.hidden_size, s.initializer_range
         self.cosine, self.temperature = cosine, temperature
+        cold = getattr(dataset, "cold", None)
+        self.register_buffer("candidates", None if cold is None else (~cold).nonzero().squeeze(1), persistent=False)
+        self.candidates: Tensor | None  # int64 [n], items that training knows of, ascending; None is all of them
         self.position_embedding = nn.Embedding(self.max_seq_length, s.hidden_size)
         self.trm_encoder = CausalTransformer(
             s.n_layers, s.n_heads, s.hidden_size, s.inner_size, s.hidden_dropout_prob, s.attn_dropout_prob,
@@ -137,7 +140,7 @@ class TableRecommender(SequentialRecommender):
         return self.scaled(self.encode(inputs, batch.position, batch.buckets)[batch.output])
 
     def calculate_loss(self, interaction: PackedBatch | Interaction) -> Tensor:
-        """Cross-entropy over all items (paper Eq. 11 and 12), scalar.
+        """Cross-entropy over all items (paper Eq. 11 and 12) but those held out by ``cold_items``, scalar.
 
         A `PackedBatch` is trained in one pass over its segments; RecBole's ``Interaction`` row by row.
         """
@@ -151,6 +154,8 @@ class TableRecommender(SequentialRecommender):
         dtype = torch.get_autocast_dtype(output.device.type) if autocast else output.dtype
         scale = 1 / self.temperature
         bounded = self.cosine and scale <= MAX_BOUNDED_SCALE
+        if self.candidates is not None:
+            table, target = table[self.candidates], torch.searchsorted(self.candidates, target)
         return softmax_cross_entropy(output, self.scaled(table), target, scale, dtype, bounded)
 
     def train(self, mode: bool = True) -> TableRecommender:
