@@ -111,6 +111,21 @@ def test_counting_ranks_equals_recboles_evaluation(
     assert ours == pytest.approx(theirs, abs=1e-6)
 
 
+@pytest.mark.parametrize(("model", "stage"), VARIANTS)
+@pytest.mark.parametrize("mode", ["packed", "prefix"])
+def test_items_held_out_are_no_candidates_in_training(
+    ring: Path, small: dict[str, Any], model: str, stage: str | None, mode: str
+) -> None:
+    _, dataset, (train, _, test), trainer = prepared(model, stage, {**small, "cold_items": 0.25, "train_mode": mode})
+    network = trainer.model.double().eval()
+    table = network.item_table().detach().requires_grad_()
+    network.item_table = lambda items=None: table if items is None else table[items]
+    for batch in train:
+        network.calculate_loss(batch).backward()
+    assert torch.equal((table.grad == 0).all(dim=1), dataset.cold)
+    assert dataset.cold[test._dataset.inter_feat["item_id"]].any()  # but they are to be found
+
+
 def test_saved_and_loaded_scores_are_the_same(ring: Path, small: dict[str, Any]) -> None:
     *_, (train, valid, test), trainer = prepared("UniSRec", {"train_stage": "transductive_ft"}, {**small, "epochs": 2})
     trainer.fit(train, valid, saved=True)

@@ -72,6 +72,7 @@ class SequenceDataset(SequentialDataset):
 
     pairs: Pairs
     split: LeaveOneOut
+    cold: Tensor | None = None  # bool [n_items], items held out of training by ``cold_items``
 
     def __init__(self, config: Any) -> None:
         self.max_item_list_len = config["MAX_ITEM_LIST_LENGTH"]
@@ -127,8 +128,8 @@ class SequenceDataset(SequentialDataset):
         offsets = np.r_[first, len(users)]
         self.split = leave_one_out(items, offsets, users[first].astype(np.int64), self.max_item_list_len)
         if self.config["cold_items"]:
-            cold = self._cold_items(items, self.inter_feat[self.time_field].to_numpy()[order])
-            self.split = hold_out_items(self.split, cold, self.max_item_list_len)
+            self.cold = self._cold_items(items, self.inter_feat[self.time_field].to_numpy()[order])
+            self.split = hold_out_items(self.split, self.cold, self.max_item_list_len)
         parts = (self.split.train, self.split.valid, self.split.test)
         shift = [0, len(parts[0].items), len(parts[0].items)] if self.config["cold_items"] else [0, 0, 0]
         whole = Pairs(

@@ -11,16 +11,28 @@ from dataset_tools.common import UserError
 from recbole_unisrec.leaderboard import live, report, rows, runner
 from recbole_unisrec.settings import parse_value
 
+HELP = f"""\
+tuning:
+  A row that is tuned is run with the first seed at {len(rows.RATES)} learning rates, every row at as many: {rows.rates()}.
+  What is best on validation is run with the other seeds; the test part has no say.
+
+settings:
+  Settings for all rows are given as --name=value, for example --precision=bf16 --cold_items=0.1; a row whose model does
+  not know one goes without it. --cold_items and --cold_by=time hold items out of training (see docs/comparing.md).
+
+runs:
+  A finished run is a JSON file in OUT/runs and is not run again. Its name is a digest of data, texts, pre-trained weights
+  and settings, so what was made with others is left alone. Several processes may work in one OUT at the same time."""
 NAMED = re.compile(r"([\w.+-]+)=(.+)")
 
 
 def parser() -> argparse.ArgumentParser:
     """Options of ``--leaderboard``."""
-    table = "\n".join(f"  {name:30} {row.about}" for name, row in rows.ROWS.items())
+    table = "\n".join(f"  {name:34} {row.about}" for name, row in rows.ROWS.items())
     found = argparse.ArgumentParser(
         prog="run_unisrec.py --leaderboard",
         description="Train several models with several seeds on one dataset and report them side by side.",
-        epilog=f"Rows:\n{table}\n\nSettings for all rows are given as --name=value. A finished run is not run again.",
+        epilog=f"rows:\n{table}\n\n{HELP}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     found.add_argument("--leaderboard", action="store_true", help=argparse.SUPPRESS)

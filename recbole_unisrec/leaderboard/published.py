@@ -60,12 +60,9 @@ PUBLISHED: dict[tuple[str, int], dict[str, Figures]] = {
         "transductive": (0.1537, 0.0724, 0.3885, 0.1239),
     },
 }
-# the paper's UniSRec is the pre-trained one with its encoder frozen; from scratch is an ablation of its own
-ALIAS = {
-    "SASRecPacked": "SASRec",
-    "UniSRec-inductive-pretrained": "inductive",
-    "UniSRec-transductive-pretrained": "transductive",
-}
+ALIAS = {"SASRecPacked": "SASRec"}
+for stage in ("inductive", "transductive"):
+    ALIAS.update({f"UniSRec-{stage}": stage, f"UniSRec-{stage}-pretrained": stage})
 
 
 def published(dataset: str, n_users: int, row: str) -> Figures | None:

@@ -27,7 +27,6 @@ from recbole_unisrec.evaluation import TestUsers, write_ranks
 from recbole_unisrec.metrics import rank_metrics
 from recbole_unisrec.model.losses import ranks_of_scores
 
-HOW = "pip install 'rectools[torch]', then pip install 'scipy<1.13' (RecBole needs the old one, and RecTools runs on it)"
 ROWS = 1024  # histories encoded at a time
 
 
@@ -37,7 +36,7 @@ def check_installed() -> None:
         import pytorch_lightning  # noqa: F401
         from rectools.fast_transformers import UniSRecModel  # noqa: F401
     except ImportError as error:
-        raise UserError(f"RecTools' UniSRecModel needs rectools 0.19 or newer ({error}); {HOW}, or drop the row") from error
+        raise UserError(f"RecTools' UniSRecModel needs rectools 0.19 or newer ({error}); pip install 'rectools[torch]', or drop the row") from error
 
 
 def train(config: Any, tell: Callable[[str], None] = quick_start.say) -> quick_start.Result:

@@ -123,8 +123,10 @@ class Report:
                 Cell(f" ({missing} missing)" if missing else "", links=files),
             ]
             if with_paper:
-                figures = paper[s.name]
-                cells.append(Cell(" / ".join(f"{v:.4f}".lstrip("0") for v in figures) if figures else "–"))
+                text = " / ".join(f"{v:.4f}".lstrip("0") for v in paper[s.name] or ())
+                # the paper's UniSRec is pre-trained, with its encoder frozen
+                scratch = bool(text) and s.row.model == "UniSRec" and not s.row.pretrained
+                cells.append(Cell(f"{text or '–'}{' (pre-trained)' if scratch else ''}"))
             about = s.row.about + (f" ({self.encoder(s)})" if "plm_suffix" in s.row.settings else "")
             rows.append((*cells, Cell(about, name=True)))
         return Block("table", header=tuple(header), rows=tuple(rows))

@@ -48,7 +48,7 @@ class Row:
     package: str = ""
 
     def points(self) -> list[dict[str, Any]]:
-        """The settings to try, the property files' own value first."""
+        """The settings to try."""
         return [{name: value} for name, values in self.grid.items() for value in values] or [{}]
 
 
@@ -85,6 +85,13 @@ _ROWS = [
     ),
     *(
         _ours(f"UniSRec-{stage}-ours", stage, "this project's recipe (props/recipe-ours.yaml), from scratch", recipe="ours")
+        for stage in STAGES
+    ),
+    *(
+        _ours(
+            f"UniSRec-{stage}-ours-pretrained", stage, "this project's recipe, pre-trained, everything learns on", CHECKPOINT,
+            f"UniSRec-{stage}-ours", recipe="ours", freeze="none",
+        )
         for stage in STAGES
     ),
     *(
@@ -128,3 +135,13 @@ def rows_of(names: list[str]) -> dict[str, Row]:
             row = replace(row, name=name, pretrained=checkpoint, about=f"{row.about} ({checkpoint})")
         found[name] = row
     return found
+
+
+def rates() -> str:
+    """The grids in words: most rows have one, and those that have another are named."""
+
+    def words(row: Row) -> str:
+        return ", ".join(f"{value:g}" for value in row.grid["learning_rate"])
+
+    other = [f"{row.name} {words(row)}" for row in ROWS.values() if row.grid and row.grid != {"learning_rate": RATES}]
+    return "; ".join([words(ROWS["SASRec"]), *other])

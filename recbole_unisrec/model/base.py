@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -72,6 +72,9 @@ class TableRecommender(SequentialRecommender):
         s = EncoderSettings.from_config(config)
         self.hidden_size, self.initializer_range = s.hidden_size, s.initializer_range
         self.cosine, self.temperature = cosine, temperature
+        cold = getattr(dataset, "cold", None)
+        self.register_buffer("candidates", None if cold is None else (~cold).nonzero().squeeze(1), persistent=False)
+        self.candidates: Tensor | None  # int64 [n], items that training knows of, ascending; None is all of them
         self.position_embedding = nn.Embedding(self.max_seq_length, s.hidden_size)
         self.trm_encoder = CausalTransformer(
             s.n_layers, s.n_heads, s.hidden_size, s.inner_size, s.hidden_dropout_prob, s.attn_dropout_prob,
@@ -165,7 +168,7 @@ class TableRecommender(SequentialRecommender):
         return self.distance_bias()[seen.distance]
 
     def calculate_loss(self, interaction: PackedBatch | Interaction) -> Tensor:
-        """Cross-entropy over all items (paper Eq. 11 and 12), scalar.
+        """Cross-entropy over all items (paper Eq. 11 and 12) but those held out by ``cold_items``, scalar.
 
         A `PackedBatch` is trained in one pass over its segments; RecBole's ``Interaction`` row by row.
         """
@@ -181,6 +184,9 @@ class TableRecommender(SequentialRecommender):
         scale = 1 / self.temperature
         bounded = self.cosine and scale + (HISTORY_LIMIT if seen else 0) <= MAX_BOUNDED_SCALE
         bias = self.seen_bias(seen) if seen else None
+        if self.candidates is not None:  # histories of training hold no others either
+            table, target = table[self.candidates], torch.searchsorted(self.candidates, target)
+            seen = replace(seen, item=torch.searchsorted(self.candidates, seen.item)) if seen else None
         return softmax_cross_entropy(output, self.scaled(table), target, scale, dtype, bounded, seen, bias)
 
     def train(self, mode: bool = True) -> TableRecommender:

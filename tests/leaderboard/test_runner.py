@@ -11,7 +11,7 @@ from recbole_unisrec import quick_start
 from recbole_unisrec.cli import train_command
 from recbole_unisrec.leaderboard import runner
 from recbole_unisrec.leaderboard.live import Watch
-from recbole_unisrec.leaderboard.rows import rows_of
+from recbole_unisrec.leaderboard.rows import ROWS, rows_of
 from recbole_unisrec.settings import build_config
 from tests.conftest import SMALL as SMALL_MODEL
 
@@ -114,6 +114,10 @@ def test_a_run_depends_on_its_settings_texts_and_checkpoint() -> None:
     features.write_bytes(features.read_bytes()[::-1])
     assert plain != key("UniSRec-inductive")
     assert sasrec == key("SASRecPacked")
+
+
+def test_every_row_has_the_same_budget() -> None:
+    assert {len(row.points()) for row in ROWS.values() if row.model} == {3}
 
 
 @pytest.mark.usefixtures("ring")
