@@ -57,8 +57,8 @@ class UniSRecPretrain(UniSRec):
         """Sequence-item and sequence-sequence loss (Eq. 8, 9): this process's part of the mean over the global batch."""
         x = self.features[batch.unique] if batch.features is None else batch.features
         table = self.moe_adaptor(x)  # (U, d)
-        seq_output = self.outputs_in_parts(batch.plain, table)  # (b, d)
-        seq_output_aug = self.outputs_in_parts(batch.view, table)  # (b, d)
+        seq_output = self.outputs_in_parts(batch.plain, table)[batch.plain_order]  # (b, d)
+        seq_output_aug = self.outputs_in_parts(batch.view, table)[batch.view_order]  # (b, d)
         items = self.scaled(table[batch.target])  # (b, d)
         kind = seq_output.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else seq_output.dtype
