@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dataset_tools.arguments import add_arguments, new_parser
 from dataset_tools.common import UserError, run_cli
 
 if TYPE_CHECKING:
@@ -146,15 +147,14 @@ def download_category(raw: Path, category: str, year: int, *, mirror: str = PUBL
 
 
 def read_interactions(source: Source, year: int, bad: BadLines) -> Interactions:
-    """Read a ratings CSV or a review dump, whichever the file name says, into integer columns."""
+    """Read a ratings CSV or a review dump, whichever the file name says, into integer columns; repeated rows go."""
     import numpy as np
     import polars as pl
 
-    from dataset_tools.pipeline import Columns, IdTable, Interactions
+    from dataset_tools.pipeline import Collector
     from dataset_tools.sources import read_delimited, read_json_lines
 
-    user_ids, item_ids = IdTable(), IdTable()
-    columns = Columns("users", "items", "times", "ratings")
+    rows = Collector(np.int64, np.float32)
     if ".csv" in source.path.suffixes:
         user, item, rating, stamp = RATING_COLUMNS[year]
         types = {user: pl.String, item: pl.String, rating: pl.Float32, stamp: pl.Int64}
@@ -162,27 +162,18 @@ def read_interactions(source: Source, year: int, bad: BadLines) -> Interactions:
             types = {name: types[name] for name in (item, user, rating, stamp)}
         required = {user: "given", item: "given", rating: "a number", stamp: "a whole number"}
         for _, frame in read_delimited(source, types, bad, header=year == 2023, required=required, quoted=False):
-            columns.append(
-                users=user_ids.encode(frame[user]),
-                items=item_ids.encode(frame[item]),
-                times=frame[stamp].to_numpy(),
-                ratings=frame[rating].to_numpy(),
-            )
+            rows.append(frame[user], frame[item], frame[stamp].to_numpy(), frame[rating].to_numpy())
     else:
         kinds = (str, str, float, int)
         fields = dict(zip(REVIEW_FIELDS[year], kinds, strict=True))
         for _, records in read_json_lines(source, fields, bad):
-            columns.append(
-                users=user_ids.encode(pl.Series([r._0 for r in records], dtype=pl.String)),
-                items=item_ids.encode(pl.Series([r._1 for r in records], dtype=pl.String)),
-                times=np.array([r._3 for r in records], dtype=np.int64),
-                ratings=np.array([r._2 for r in records], dtype=np.float32),
+            rows.append(
+                pl.Series([r._0 for r in records], dtype=pl.String),
+                pl.Series([r._1 for r in records], dtype=pl.String),
+                np.array([r._3 for r in records], dtype=np.int64),
+                np.array([r._2 for r in records], dtype=np.float32),
             )
-    data = Interactions.from_columns(columns, user_ids, item_ids, np.int64, np.float32)
-    if not len(data):
-        raise UserError(f"{source.path} holds no interaction; is it the right file?")
-    data.count("read")
-    return data
+    return rows.interactions(source.path)
 
 
 def read_metadata(
@@ -264,10 +255,10 @@ def build(
 
     from dataset_tools import pipeline
     from dataset_tools.sources import BadLines
+    from dataset_tools.writer import provenance
 
     bad = bad or BadLines()
     data = read_interactions(ratings, year, bad)
-    repeated = pipeline.drop_duplicates(data)
     # The k-core without the metadata filter holds the one with it, so these are all texts that can be needed,
     # and the metadata, the larger file, is read once and kept in small part.
     rows = pipeline.k_core(data.users, data.items, user_k, item_k)
@@ -278,33 +269,21 @@ def build(
     known, texts, counts = read_metadata(metadata, ITEM_FIELD[year], fields, data.item_ids, wanted, bad)
     pipeline.keep_items(data, known)
     del known
-    pipeline.keep_k_core(data, user_k, item_k)
-    dataset = pipeline.make_sequences(data)
-    codes = data.item_ids.encode(dataset.item_ids).tolist()
-    dataset.texts = [texts[code] for code in codes]
-    provenance = {
-        "sources": [ratings.record(), metadata.record()],
-        "source_kind": f"Amazon {year}",
-        "settings": {"user_k": user_k, "item_k": item_k, "text_fields": list(fields)},
-        "duplicate_interactions": repeated,
-        "metadata": counts,
-        "bad_lines": dict(sorted(bad.per_file.items())),
-    }
-    return dataset, provenance
+    dataset = pipeline.k_core_dataset(data, texts, user_k, item_k)
+    settings = {"user_k": user_k, "item_k": item_k, "text_fields": list(fields)}
+    return dataset, provenance(f"Amazon {year}", [ratings, metadata], settings, data, bad, metadata=counts)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    from dataset_tools.arguments import add_arguments
-
-    parser = argparse.ArgumentParser(
-        prog="python -m dataset_tools.amazon",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = new_parser(
+        "amazon",
+        "CATEGORY [--raw DIR]",
         description=(
-            "Turn a category of the Amazon review data into a dataset for RecBole and UniSRec.\n\n"
-            "It takes two files as the publisher has them: the ratings (CSV, or the JSON reviews) and the metadata of\n"
-            "the products. Ratings of products without metadata go, then users and products with fewer than\n"
-            "five ratings, again and again until all have five; each user's ratings are sorted by time (ties keep the\n"
+            "Turn a category of the Amazon review data into a dataset for RecBole and UniSRec. "
+            "It takes two files as the publisher has them: the ratings (CSV, or the JSON reviews) and the metadata of "
+            "the products. Ratings of products without metadata go, then users and products with fewer than "
+            "five ratings, again and again until all have five; each user's ratings are sorted by time (ties keep the "
             "order of the file); the text of a product is its title, category and brand."
         ),
         epilog=(
@@ -312,11 +291,11 @@ def make_parser() -> argparse.ArgumentParser:
             "  python -m dataset_tools.amazon Scientific --raw dumps --download\n"
             "  python -m dataset_tools.amazon Scientific --raw dumps --year 2023 --name Scientific23\n"
             "  python -m dataset_tools.amazon Pantry --raw dumps --benchmark_splits --encoder minilm\n\n"
-            f"categories (or the publisher's full names):\n  {', '.join(list(CATEGORIES)[:18])},\n"
-            f"  {', '.join(list(CATEGORIES)[18:])}"
+            "categories (or the publisher's full names):\n"
+            + textwrap.fill(", ".join(CATEGORIES), 100, initial_indent="  ", subsequent_indent="  ")
         ),
     )
-    parser.add_argument("category", help="for example Scientific, Food, or Grocery_and_Gourmet_Food")
+    parser.add_argument("category", metavar="CATEGORY", help="for example Scientific, Food, or Grocery_and_Gourmet_Food")
     source = parser.add_argument_group("input")
     source.add_argument("--raw", type=Path, default=Path("raw"), help="folder of the dumps (default: raw)")
     source.add_argument("--year", type=int, choices=(2018, 2023), default=2018, help="edition (default: %(default)s)")
@@ -339,30 +318,29 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     """Run the command."""
     args = make_parser().parse_args(arguments)
-    started = time.perf_counter()
-    from dataset_tools.sources import BadLines, Source
-    from dataset_tools.writer import check_target, finish
+    from dataset_tools.sources import Source
+    from dataset_tools.writer import make_dataset
 
     category = resolve_category(args.category, args.year)
-    name = args.name or args.category.replace(" ", "_")
-    check_target(args.out / name, name, args.overwrite)
-    if args.download:
-        download_category(args.raw, category, args.year, mirror=args.mirror, progress=not args.quiet)
-    ratings = args.ratings or find_file(args.raw, category, args.year, "ratings")
-    metadata = args.metadata or find_file(args.raw, category, args.year, "metadata")
-    show = not args.quiet and sys.stderr.isatty()
-    if not args.quiet:
-        print(f"ratings: {ratings}\nmetadata: {metadata}", file=sys.stderr)
-    dataset, provenance = build(
-        Source(ratings, show),
-        Source(metadata, show),
-        args.year,
-        user_k=args.user_k,
-        item_k=args.item_k,
-        text_fields=tuple(args.text_fields),
-        bad=BadLines(args.max_bad_lines),
-    )
-    finish(args, name, dataset, provenance, started)
+
+    def build_it(show: bool, bad: BadLines) -> tuple[Dataset, dict[str, Any]]:
+        if args.download:
+            download_category(args.raw, category, args.year, mirror=args.mirror, progress=not args.quiet)
+        ratings = args.ratings or find_file(args.raw, category, args.year, "ratings")
+        metadata = args.metadata or find_file(args.raw, category, args.year, "metadata")
+        if not args.quiet:
+            print(f"ratings: {ratings}\nmetadata: {metadata}", file=sys.stderr)
+        return build(
+            Source(ratings, show),
+            Source(metadata, show),
+            args.year,
+            user_k=args.user_k,
+            item_k=args.item_k,
+            text_fields=tuple(args.text_fields),
+            bad=bad,
+        )
+
+    make_dataset(args, args.name or args.category.replace(" ", "_"), build_it)
     return 0
 
 

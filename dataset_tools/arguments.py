@@ -1,9 +1,26 @@
-"""Flags that all dataset commands share, apart from the code that serves them, so that ``--help`` is quick."""
+"""Flags that dataset commands share, apart from the code that serves them, so that ``--help`` is quick."""
 
 from __future__ import annotations
 
 import argparse
+import textwrap
 from pathlib import Path
+
+POOLINGS = ("CLS", "Mean")
+PRECISIONS = ("fp32", "bf16")
+
+
+def new_parser(tool: str, usage: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """The parser of ``python -m dataset_tools.TOOL``; `usage` names what must be given, `epilog` keeps its line ends."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m dataset_tools.{tool}",
+        usage=" ".join(["%(prog)s", *usage.split(), "[options]"]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=textwrap.fill(description, 100),
+        epilog=epilog,
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, k: int = 5) -> None:
@@ -27,13 +44,24 @@ def add_arguments(parser: argparse.ArgumentParser, *, k: int = 5) -> None:
     )
     encoder = parser.add_argument_group("text features (or later: python -m dataset_tools.features)")
     encoder.add_argument("--encoder", help="also encode the item texts with it: a hub name, a local path, or minilm")
-    encoder.add_argument("--pooling", default="CLS", help="vector of a text: CLS or Mean (default: %(default)s)")
-    encoder.add_argument("--precision", default="fp32", help="arithmetic of the encoder (default: %(default)s)")
+    encoder.add_argument("--pooling", choices=POOLINGS, default="CLS", help="vector of a text (default: %(default)s)")
     encoder.add_argument(
-        "--word_drop", type=float, default=0.0, help="also write features with words dropped (the paper: 0.15)"
+        "--precision", choices=PRECISIONS, default="fp32", help="arithmetic of the encoder (default: %(default)s)"
+    )
+    encoder.add_argument(
+        "--word_drop", type=_probability, default=0.0, help="also write features with words dropped (the paper: 0.15)"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress and no table of counts")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def _probability(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a probability, at least 0 and below 1")
+    return value
 
 
 def _natural(text: str) -> int:

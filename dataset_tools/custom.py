@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dataset_tools.common import UserError, run_cli
+from dataset_tools.arguments import add_arguments, new_parser
+from dataset_tools.common import run_cli
 
 if TYPE_CHECKING:
     from dataset_tools.pipeline import Dataset
@@ -66,11 +66,11 @@ def build(
 
     from dataset_tools import pipeline
     from dataset_tools.sources import ISO_FORMATS, BadLines, keep_rows, read_table, with_times
+    from dataset_tools.writer import provenance
 
     bad = bad or BadLines()
     formats = (time_format,) if time_format else ISO_FORMATS
-    user_ids, item_ids = pipeline.IdTable(), pipeline.IdTable()
-    columns = pipeline.Columns("users", "items", "times", "ratings")
+    collector = pipeline.Collector()
     types: dict[str, Any] = {user_column: pl.String, item_column: pl.String}
     required = {user_column: "given", item_column: "given"}
     if time_column:
@@ -95,19 +95,10 @@ def build(
             frame = table[1].with_columns((pl.int_range(pl.len()).cast(pl.Float64) + count).alias("_time"))
         count += len(frame)
         ratings = frame[rating_column].to_numpy() if rating_column else np.zeros(len(frame))
-        columns.append(
-            users=user_ids.encode(frame[user_column]),
-            items=item_ids.encode(frame[item_column]),
-            times=frame["_time"].to_numpy(),
-            ratings=ratings,
-        )
-    data = pipeline.Interactions.from_columns(columns, user_ids, item_ids, np.float64, np.float64)
-    if not len(data):
-        raise UserError(f"{interactions.path} holds no interaction; is it the right file?")
-    data.times = pipeline.whole_times(data.times)
-    data.count("read")
-    repeated = pipeline.drop_duplicates(data)
+        collector.append(frame[user_column], frame[item_column], frame["_time"].to_numpy(), ratings)
+    data = collector.interactions(interactions.path)
 
+    item_ids = data.item_ids
     item_id = item_id_column or item_column
     known = np.zeros(len(item_ids), dtype=bool)
     texts: dict[int, str] = {}
@@ -131,43 +122,24 @@ def build(
                 texts[code] = pipeline.join_fields(field[row] for field in fields)
     known = np.concatenate([known, np.zeros(len(item_ids) - len(known), dtype=bool)])
     pipeline.keep_items(data, known, "a row in the item table")
-    pipeline.keep_k_core(data, user_k, item_k)
-    dataset = pipeline.make_sequences(data)
-    dataset.texts = [texts[code] for code in item_ids.encode(dataset.item_ids).tolist()]
-    provenance = {
-        "sources": [interactions.record(), items.record()],
-        "source_kind": "custom",
-        "settings": {
-            "columns": {
-                "user": user_column,
-                "item": item_column,
-                "time": time_column,
-                "rating": rating_column,
-                "item_id": item_id,
-                "text": list(text_columns),
-            },
-            "user_k": user_k,
-            "item_k": item_k,
-        },
-        "duplicate_interactions": repeated,
-        "metadata": {"records": records, "duplicate_records": repeated_records},
-        "bad_lines": dict(sorted(bad.per_file.items())),
-    }
-    return dataset, provenance
+    dataset = pipeline.k_core_dataset(data, texts, user_k, item_k)
+    names = {"user": user_column, "item": item_column, "time": time_column, "rating": rating_column}
+    names_of_items = {"item_id": item_id, "text": list(text_columns)}
+    settings = {"columns": {**names, **names_of_items}, "user_k": user_k, "item_k": item_k}
+    counts = {"records": records, "duplicate_records": repeated_records}
+    return dataset, provenance("custom", [interactions, items], settings, data, bad, metadata=counts)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    from dataset_tools.arguments import add_arguments
-
-    parser = argparse.ArgumentParser(
-        prog="python -m dataset_tools.custom",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = new_parser(
+        "custom",
+        "--interactions FILE --items FILE --name NAME",
         description=(
-            "Turn your own data into a dataset for RecBole and UniSRec.\n\n"
-            "It takes two tables (csv, tsv, parquet, jsonl or xlsx; csv, tsv and jsonl also as .gz): who took what\n"
-            "when, and what the items are called. Repeated rows count once, items without a row in the item table\n"
-            "go, then users and items with too few interactions; each user is sorted by time (ties keep the order\n"
+            "Turn your own data into a dataset for RecBole and UniSRec. "
+            "It takes two tables (csv, tsv, parquet, jsonl or xlsx; csv, tsv and jsonl also as .gz): who took what "
+            "when, and what the items are called. Repeated rows count once, items without a row in the item table "
+            "go, then users and items with too few interactions; each user is sorted by time (ties keep the order "
             "of the file)."
         ),
         epilog=(
@@ -194,37 +166,44 @@ def make_parser() -> argparse.ArgumentParser:
         "--text_cols", nargs="+", default=["title"], metavar="COL", help="text columns, in order (default: title)"
     )
     source.add_argument("--encoding", default="utf-8", help="of csv and tsv (default: %(default)s)")
-    source.add_argument("--separator", help="of csv and tsv, such as ';' (default: by the name of the file)")
+    source.add_argument("--separator", type=_character, help="of csv and tsv, such as ';' (default: by the name of the file)")
     add_arguments(parser)
     return parser
+
+
+def _character(text: str) -> str:
+    text = "\t" if text == "\\t" else text
+    if len(text.encode()) != 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one ASCII character")
+    return text
 
 
 def main(arguments: list[str]) -> int:
     """Run the command."""
     args = make_parser().parse_args(arguments)
-    started = time.perf_counter()
-    from dataset_tools.sources import BadLines, Source
-    from dataset_tools.writer import check_target, finish
+    from dataset_tools.sources import Source
+    from dataset_tools.writer import make_dataset
 
-    check_target(args.out / args.name, args.name, args.overwrite)
-    show = not args.quiet and sys.stderr.isatty()
-    dataset, provenance = build(
-        Source(args.interactions, show),
-        Source(args.items, show),
-        user_column=args.user_col,
-        item_column=args.item_col,
-        time_column=None if args.no_time else args.time_col,
-        rating_column=args.rating_col,
-        item_id_column=args.item_id_col,
-        text_columns=tuple(args.text_cols),
-        time_format=args.time_format,
-        user_k=args.user_k,
-        item_k=args.item_k,
-        encoding=args.encoding,
-        separator=args.separator,
-        bad=BadLines(args.max_bad_lines),
+    make_dataset(
+        args,
+        args.name,
+        lambda show, bad: build(
+            Source(args.interactions, show),
+            Source(args.items, show),
+            user_column=args.user_col,
+            item_column=args.item_col,
+            time_column=None if args.no_time else args.time_col,
+            rating_column=args.rating_col,
+            item_id_column=args.item_id_col,
+            text_columns=tuple(args.text_cols),
+            time_format=args.time_format,
+            user_k=args.user_k,
+            item_k=args.item_k,
+            encoding=args.encoding,
+            separator=args.separator,
+            bad=bad,
+        ),
     )
-    finish(args, args.name, dataset, provenance, started)
     return 0
 
 

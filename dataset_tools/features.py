@@ -27,13 +27,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dataset_tools import __version__
+from dataset_tools.arguments import POOLINGS, PRECISIONS, new_parser
 from dataset_tools.common import UserError, atomic_path, run_cli, write_text
 
 if TYPE_CHECKING:
     import torch
 
-POOLINGS = ("CLS", "Mean")
-PRECISIONS = ("fp32", "bf16")
 DTYPES = {"float32": np.float32, "float16": np.float16}
 EMPTY = "."  # what the authors put where an item has no text
 TOKEN_BUDGET = {"cpu": 1024, "cuda": 65536}  # padded tokens in a batch
@@ -849,8 +848,9 @@ def _assemble(path: Path, tokens: _Tokens, parts: Path, width: int, dtype: type)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m dataset_tools.features",
+    parser = new_parser(
+        "features",
+        "FOLDER",
         description="Encode the item texts of a dataset with a pre-trained language model: NAME.text (or the text "
         "column of NAME.item) becomes NAME.feat1CLS, raw rows by item index, and NAME.feat1CLS.json, which says how "
         "they were made. A killed run goes on where it stopped; a file that is current is left alone.",
@@ -859,7 +859,6 @@ def _parser() -> argparse.ArgumentParser:
         "  python -m dataset_tools.features dataset/Scientific --encoder minilm --precision bf16\n"
         "  python -m dataset_tools.features dataset/Scientific --word_drop 0.15       # NAME.feat2CLS\n"
         "  torchrun --nproc_per_node 4 -m dataset_tools.features dataset/Scientific   # four processes share the work",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", type=Path, help="the dataset's folder, for example dataset/Scientific")
     parser.add_argument("--name", help="prefix of the files (default: the folder's name)")
@@ -885,7 +884,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32", help="of the file (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace the file, whatever made it")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 

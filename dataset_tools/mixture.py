@@ -14,7 +14,6 @@ of the same second keep the order of the file. The feature files stay where they
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from dataset_tools import __version__
+from dataset_tools.arguments import new_parser
 from dataset_tools.common import UserError, run_cli, whole_folder
 from dataset_tools.features import DTYPES, read_ids
 
@@ -370,19 +370,18 @@ def build_mixture(names: list[str], data: Path, name: str | None = None, overwri
 
 def main(arguments: list[str]) -> None:
     """The command line; see ``--help``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dataset_tools.mixture",
+    parser = new_parser(
+        "mixture",
+        "DOMAIN...",
         description="Make one pre-training set of several prepared domains. Only the sequences are written, once, as "
         "indices; text features stay in the domains' folders. Domains may be in RecBole's layout (NAME.inter) or in "
         "the authors' (NAME.train.inter, ...).",
         epilog="example:\n  python -m dataset_tools.mixture Food Home CDs Kindle Movies --name FHCKM --data dataset/",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("domains", nargs="+", metavar="DOMAIN", help="a dataset's folder in DATA")
     parser.add_argument("--name", help="of the mixture (default: the first letters of the domains)")
     parser.add_argument("--data", type=Path, default=Path("dataset"), help="folder of datasets (default: dataset/)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing mixture")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(arguments)
     folder = build_mixture(args.domains, args.data, args.name, args.overwrite)
     found = json.loads((folder / f"{folder.name}.mixture.json").read_text(encoding="utf-8"))

@@ -7,7 +7,6 @@ bytes. There is no k-core: every user and item with a rating is kept, an item wi
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import sys
@@ -15,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dataset_tools.arguments import new_parser
 from dataset_tools.common import UserError, run_cli
 
 if TYPE_CHECKING:
@@ -129,17 +129,16 @@ def prepare_ml100k(out: Path, source: Path | None = None, overwrite: bool = Fals
 
 def main(arguments: list[str]) -> None:
     """The command line; see ``--help``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dataset_tools.movielens",
+    parser = new_parser(
+        "movielens",
+        "",
         description="Write MovieLens-100k as OUT/ml-100k, from the copy that comes with RecBole: interactions sorted "
         "by time within each user, and a text for each movie (title, year, genres). No download.",
         epilog="example:\n  python -m dataset_tools.movielens --out dataset/",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, default=Path("dataset"), help="folder of datasets (default: dataset/)")
     parser.add_argument("--source", type=Path, help="folder with ml-100k.inter and ml-100k.item (default: RecBole's)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing OUT/ml-100k")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args = parser.parse_args(arguments)
     folder = prepare_ml100k(args.out, args.source, args.overwrite)
     counts = json.loads((folder / f"{NAME}.json").read_text(encoding="utf-8"))["counts"]

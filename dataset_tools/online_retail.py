@@ -8,11 +8,11 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dataset_tools.common import UserError, run_cli
+from dataset_tools.arguments import add_arguments, new_parser
+from dataset_tools.common import run_cli
 
 if TYPE_CHECKING:
     from dataset_tools.pipeline import Dataset
@@ -72,12 +72,12 @@ def build(
 
     from dataset_tools import pipeline
     from dataset_tools.sources import BadLines, is_utf8, read_table, with_times
+    from dataset_tools.writer import provenance
 
     bad = bad or BadLines()
     if encoding is None and ".csv" in source.path.suffixes:
         encoding = "utf-8" if is_utf8(source) else "latin-1"
-    user_ids, item_ids = pipeline.IdTable(), pipeline.IdTable()
-    columns = pipeline.Columns("users", "items", "times", "ratings")
+    collector = pipeline.Collector()
     texts: dict[int, str] = {}
     rows = dict.fromkeys(("read", "without_description", "cancelled", "non_products", "without_customer"), 0)
     names = ["InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate"]
@@ -101,54 +101,37 @@ def build(
             before = len(frame)
             frame = frame.filter(condition)
             rows[reason] += before - len(frame)
-        codes = item_ids.encode(frame["StockCode"])
+        codes = collector.append(
+            frame["CustomerID" if sequence == "customer" else "InvoiceNo"],
+            frame["StockCode"],
+            frame["_time"].to_numpy(),
+            frame["Quantity"].to_numpy(),
+        )
         for place in np.unique(codes, return_index=True)[1].tolist():
             if int(codes[place]) not in texts:
                 texts[int(codes[place])] = description_text(frame["Description"][place])
-        columns.append(
-            users=user_ids.encode(frame["CustomerID" if sequence == "customer" else "InvoiceNo"]),
-            items=codes,
-            times=frame["_time"].to_numpy(),
-            ratings=frame["Quantity"].to_numpy(),
-        )
-    data = pipeline.Interactions.from_columns(columns, user_ids, item_ids, np.float64, np.float64)
-    if not len(data):
-        raise UserError(f"{source.path} holds no row with a description; is it the right file?")
-    data.times = pipeline.whole_times(data.times)
-    data.count("read")
-    repeated = pipeline.drop_duplicates(data)
-    pipeline.keep_k_core(data, user_k, item_k)
-    dataset = pipeline.make_sequences(data)
-    dataset.texts = [texts[code] for code in item_ids.encode(dataset.item_ids).tolist()]
-    provenance = {
-        "sources": [source.record()],
-        "source_kind": "Online Retail",
-        "settings": {
-            "sequence": sequence,
-            "drop_cancelled": drop_cancelled,
-            "drop_non_products": drop_non_products,
-            "user_k": user_k,
-            "item_k": item_k,
-        },
-        "rows": rows,
-        "duplicate_interactions": repeated,
-        "bad_lines": dict(sorted(bad.per_file.items())),
+    data = collector.interactions(source.path)
+    dataset = pipeline.k_core_dataset(data, texts, user_k, item_k)
+    settings = {
+        "sequence": sequence,
+        "drop_cancelled": drop_cancelled,
+        "drop_non_products": drop_non_products,
+        "user_k": user_k,
+        "item_k": item_k,
     }
-    return dataset, provenance
+    return dataset, provenance("Online Retail", [source], settings, data, bad, rows=rows)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    from dataset_tools.arguments import add_arguments
-
-    parser = argparse.ArgumentParser(
-        prog="python -m dataset_tools.online_retail",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = new_parser(
+        "online_retail",
+        "--raw FILE",
         description=(
-            "Turn the Online Retail dump (UCI or Kaggle) into a dataset for RecBole and UniSRec.\n\n"
-            "It takes the file as it is: data.csv from Kaggle (latin-1 or UTF-8, dates as 12/1/2010 8:26 or ISO), or\n"
-            "the original Online Retail.xlsx. As in the paper an invoice is a sequence, rows without description\n"
-            "go, and the text of an item is its first description in lower case. Items of an invoice all have the\n"
+            "Turn the Online Retail dump (UCI or Kaggle) into a dataset for RecBole and UniSRec. "
+            "It takes the file as it is: data.csv from Kaggle (latin-1 or UTF-8, dates as 12/1/2010 8:26 or ISO), or "
+            "the original Online Retail.xlsx. As in the paper an invoice is a sequence, rows without description "
+            "go, and the text of an item is its first description in lower case. Items of an invoice all have the "
             "same time; they keep the order of the file."
         ),
         epilog=(
@@ -174,22 +157,23 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     """Run the command."""
     args = make_parser().parse_args(arguments)
-    started = time.perf_counter()
-    from dataset_tools.sources import BadLines, Source
-    from dataset_tools.writer import check_target, finish
+    from dataset_tools.sources import Source
+    from dataset_tools.writer import make_dataset
 
-    check_target(args.out / args.name, args.name, args.overwrite)
-    dataset, provenance = build(
-        Source(args.raw, not args.quiet and sys.stderr.isatty()),
-        sequence=args.sequence,
-        drop_cancelled=args.drop_cancelled,
-        drop_non_products=args.drop_non_products,
-        user_k=args.user_k,
-        item_k=args.item_k,
-        encoding=args.encoding,
-        bad=BadLines(args.max_bad_lines),
+    make_dataset(
+        args,
+        args.name,
+        lambda show, bad: build(
+            Source(args.raw, show),
+            sequence=args.sequence,
+            drop_cancelled=args.drop_cancelled,
+            drop_non_products=args.drop_non_products,
+            user_k=args.user_k,
+            item_k=args.item_k,
+            encoding=args.encoding,
+            bad=bad,
+        ),
     )
-    finish(args, args.name, dataset, provenance, started)
     return 0
 
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,22 +61,51 @@ class IdTable:
         return series.cast(self._type).cast(pl.String)
 
 
-class Columns:
-    """Grow arrays block by block, then hand them out in one piece, holding each column twice for a moment only."""
+class Collector:
+    """Gather interactions block by block: ids become codes at once, and no column is held twice for more than a moment.
 
-    def __init__(self, *names: str) -> None:
-        self._parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    Parameters
+    ----------
+    time_type, rating_type
+        numpy types of the two columns.
+    """
 
-    def append(self, **blocks: np.ndarray) -> None:
-        """Add one block to each column."""
-        for name, block in blocks.items():
+    def __init__(self, time_type: Any = np.float64, rating_type: Any = np.float64) -> None:
+        self.user_ids, self.item_ids = IdTable(), IdTable()
+        self._types = {"users": np.uint32, "items": np.uint32, "times": time_type, "ratings": rating_type}
+        self._parts: dict[str, list[np.ndarray]] = {name: [] for name in self._types}
+
+    def append(self, users: pl.Series, items: pl.Series, times: np.ndarray, ratings: np.ndarray) -> np.ndarray:
+        """Add a block of n rows; return the codes [n] of its items."""
+        codes = self.item_ids.encode(items)
+        block = (self.user_ids.encode(users), codes, times, ratings)
+        for parts, column in zip(self._parts.values(), block, strict=True):
             # a copy: a view would keep the larger buffers of the parsed block alive
-            self._parts[name].append(np.array(block))
+            parts.append(np.array(column))
+        return codes
 
-    def take(self, name: str, dtype: Any) -> np.ndarray:
-        """Return the column and forget its blocks."""
+    def interactions(self, path: Path) -> Interactions:
+        """Hand out all rows, once, without those that repeat another.
+
+        Raises
+        ------
+        UserError
+            If there is none; it names ``path``, where they were read from.
+        """
+        columns = {name: self._take(name) for name in self._types}
+        data = Interactions(**columns, user_ids=self.user_ids, item_ids=self.item_ids)
+        del columns
+        if not len(data):
+            raise UserError(f"{path} holds no interaction that can be read; is it the right file?")
+        data.times = whole_times(data.times)
+        data.count("read")
+        drop_duplicates(data)
+        return data
+
+    def _take(self, name: str) -> np.ndarray:
+        """One column in one piece; its blocks go while they are copied."""
         parts = self._parts.pop(name)
-        whole = np.empty(sum(map(len, parts)), dtype=dtype)
+        whole = np.empty(sum(map(len, parts)), dtype=self._types[name])
         start = 0
         parts.reverse()
         while parts:
@@ -99,6 +129,8 @@ class Interactions:
         Only used to tell duplicates; None once they are out.
     steps : list of dict
         Counts after each step, for the provenance file.
+    repeated : int
+        Rows that went because they repeated another.
     """
 
     users: np.ndarray
@@ -108,20 +140,7 @@ class Interactions:
     user_ids: IdTable
     item_ids: IdTable
     steps: list[dict[str, Any]] = field(default_factory=list)
-
-    @classmethod
-    def from_columns(
-        cls, columns: Columns, user_ids: IdTable, item_ids: IdTable, time_type: Any, rating_type: Any
-    ) -> Interactions:
-        """Take the columns users, items, times, ratings."""
-        return cls(
-            users=columns.take("users", np.uint32),
-            items=columns.take("items", np.uint32),
-            times=columns.take("times", time_type),
-            ratings=columns.take("ratings", rating_type),
-            user_ids=user_ids,
-            item_ids=item_ids,
-        )
+    repeated: int = 0
 
     def __len__(self) -> int:
         return len(self.users)
@@ -294,11 +313,11 @@ def drop_duplicates(data: Interactions) -> int:
     """Let rows with equal user, item, rating and time count once (the first one stays); return how many went."""
     mask = duplicates(data.users, data.items, data.times, data.ratings)
     data.ratings = None
-    gone = int(np.count_nonzero(mask))
-    if gone:
+    data.repeated = int(np.count_nonzero(mask))
+    if data.repeated:
         data.keep(~mask)
     data.count("duplicates removed")
-    return gone
+    return data.repeated
 
 
 def keep_items(data: Interactions, known: np.ndarray, what: str = "metadata") -> None:
@@ -392,6 +411,22 @@ def make_sequences(data: Interactions) -> Dataset:
     )
 
 
+def k_core_dataset(data: Interactions, texts: Mapping[int, str], user_k: int, item_k: int) -> Dataset:
+    """The last steps of every tool: k-core, sequences, and the texts, which are given by item code.
+
+    Raises
+    ------
+    UserError
+        If the k-core leaves nothing, see `keep_k_core`, or no item has a text.
+    """
+    keep_k_core(data, user_k, item_k)
+    dataset = make_sequences(data)
+    dataset.texts = [texts[code] for code in data.item_ids.encode(dataset.item_ids).tolist()]
+    if all(map(is_empty_text, dataset.texts)):
+        raise UserError(f"none of the {len(dataset.texts):,} items has a text; is it the right item file, with these text fields?")
+    return dataset
+
+
 _QUOTES_AND_LINE_ENDS = str.maketrans("", "", '"\n\r')
 # what would break a line-oriented, tab-separated file, or a reader that splits at every Unicode line end
 _BREAKS = re.compile("[\t\x00\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
@@ -460,6 +495,8 @@ def check_ids(ids: pl.Series, what: str) -> None:
 
 def whole_times(times: np.ndarray) -> np.ndarray:
     """Times as integers if all are whole numbers, so that they are written without a fraction."""
+    if times.dtype.kind == "i":
+        return times
     if len(times) and np.all(np.abs(times) < 2**53) and np.all(times == np.floor(times)):
         return times.astype(np.int64)
     return times

@@ -224,6 +224,8 @@ def read_json_lines(
                 continue
         except (msgspec.DecodeError, UnicodeDecodeError):
             pass
+        if number == 1:
+            _check_fields(source, block, record)
         lines, good = [], []
         for here, line in enumerate(block.split(b"\n"), start=number):
             if not line.strip():
@@ -238,6 +240,19 @@ def read_json_lines(
             lines.append(here)
             good.append(found)
         yield lines, good
+
+
+def _check_fields(source: Source, block: bytes, record: type) -> None:
+    """Raise `UserError` if a required field is in none of the first objects: another kind of file, not broken lines."""
+    found: dict[str, None] = {}
+    for line in block.split(b"\n", 101)[:100]:
+        try:
+            found.update(dict.fromkeys(msgspec.json.decode(line, type=dict)))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            continue
+    if found:
+        names = [f.encode_name for f in msgspec.structs.fields(record) if f.required]
+        _check_columns(source, names, list(found), "field")
 
 
 def _repair(line: bytes, record: type) -> Any:
@@ -403,7 +418,19 @@ def _frame(
         kept.append(record)
     if not kept:
         return [], pl.DataFrame(schema=dict(columns))
-    return _drop_incomplete(lines, _parse(b"".join(kept), names, columns, separator, quoted), required, file, bad, kept)
+    try:
+        frame = _parse(b"".join(kept), names, columns, separator, quoted)
+    except pl.exceptions.PolarsError:
+        frames, readable = [], []
+        for place, (here, record) in enumerate(zip(lines, kept, strict=True)):
+            try:
+                frames.append(_parse(record, names, columns, separator, quoted))
+                readable.append(place)
+            except pl.exceptions.PolarsError:
+                bad.add(file, here, "quotes that do not match", record.rstrip(b"\r\n"))
+        lines, kept = [lines[place] for place in readable], [kept[place] for place in readable]
+        frame = pl.concat([pl.DataFrame(schema=dict(columns)), *frames])
+    return _drop_incomplete(lines, frame, required, file, bad, kept)
 
 
 def _drop_incomplete(
@@ -567,10 +594,10 @@ def _as_text(value: Any) -> str | None:
     return str(value)
 
 
-def _check_columns(source: Source, wanted: list[str], found: list[str]) -> None:
+def _check_columns(source: Source, wanted: list[str], found: list[str], what: str = "column") -> None:
     missing = [name for name in wanted if name not in found]
     if missing:
-        raise UserError(f"{source.path.name} has no column {', '.join(missing)}; its columns are {', '.join(found)}")
+        raise UserError(f"{source.path.name} has no {what} {', '.join(missing)}; its {what}s are {', '.join(found)}")
 
 
 ISO_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%d")

@@ -18,6 +18,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,7 +27,8 @@ import polars as pl
 
 from dataset_tools import __version__
 from dataset_tools.common import UserError, whole_folder
-from dataset_tools.pipeline import Dataset, check_ids, is_empty_text
+from dataset_tools.pipeline import Dataset, Interactions, check_ids, is_empty_text
+from dataset_tools.sources import BadLines, Source
 
 MAX_HISTORY = 50  # the authors cut every history to its last 50 items
 ROWS = 1 << 20
@@ -191,13 +193,47 @@ def _row(number: bytes, line: bytes, starts: list[int], tokens: list[bytes], tar
     return b"%b%b\t%b\n" % (number, line[starts[first] : starts[target] - 1], tokens[target])
 
 
-def finish(args: argparse.Namespace, name: str, dataset: Dataset, provenance: dict[str, Any], started: float) -> Path:
-    """Write the dataset that a command made, say what it holds, and encode the texts if asked to."""
+def provenance(
+    kind: str, sources: list[Source], settings: dict[str, Any], data: Interactions, bad: BadLines, **more: Any
+) -> dict[str, Any]:
+    """Where a dataset comes from and what was left out on the way, for `write_dataset`."""
+    return {
+        "sources": [source.record() for source in sources],
+        "source_kind": kind,
+        "settings": settings,
+        "duplicate_interactions": data.repeated,
+        **more,
+        "bad_lines": dict(sorted(bad.per_file.items())),
+    }
+
+
+def make_dataset(
+    args: argparse.Namespace, name: str, build: Callable[[bool, BadLines], tuple[Dataset, dict[str, Any]]]
+) -> Path:
+    """What every command does around its own ``build``: look at the target first, then write, report and encode.
+
+    Parameters
+    ----------
+    args
+        With the flags of `dataset_tools.arguments.add_arguments`.
+    name
+        Of the dataset.
+    build
+        Given whether to show progress, and where bad lines go; returns the dataset and its provenance.
+
+    Raises
+    ------
+    UserError
+        As `write_dataset`.
+    """
+    started = time.perf_counter()
+    check_target(args.out / name, name, args.overwrite)
+    dataset, record = build(not args.quiet and sys.stderr.isatty(), BadLines(args.max_bad_lines))
     folder = write_dataset(
         args.out,
         name,
         dataset,
-        provenance=provenance,
+        provenance=record,
         benchmark_splits=args.benchmark_splits,
         overwrite=args.overwrite,
     )
@@ -210,7 +246,7 @@ def finish(args: argparse.Namespace, name: str, dataset: Dataset, provenance: di
     if args.encoder:
         from dataset_tools.features import encode_dataset
 
-        options = {"encoder": args.encoder, "pooling": args.pooling, "precision": args.precision}
+        options = {"encoder": args.encoder, "pooling": args.pooling, "precision": args.precision, "progress": not args.quiet}
         print(encode_dataset(folder, name, word_drop=0.0, **options))
         if args.word_drop:
             print(encode_dataset(folder, name, word_drop=args.word_drop, **options))

@@ -54,6 +54,7 @@ def train_parser() -> argparse.ArgumentParser:
 
 def train_command(arguments: list[str]) -> int:
     """Run ``train``: every model and stage in turn, one table at the end."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
     if "--leaderboard" in arguments:
         from recbole_unisrec.leaderboard import cli as leaderboard
 
@@ -63,7 +64,6 @@ def train_command(arguments: list[str]) -> int:
     options, unknown = parser.parse_known_args(rest)
     if unknown:
         raise UserError(f"unknown option {unknown[0]!r}; settings are written --name=value, see --help")
-    warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
     from recbole_unisrec import quick_start
     from recbole_unisrec.settings import build_config, parse_value
 

@@ -120,7 +120,8 @@ def _patch_load() -> None:
 
 def _patch_anomaly() -> None:
     """sine.py switches autograd's anomaly detection on for the whole process when any sequential model is imported."""
-    before = torch.is_anomaly_enabled()
+    imported = "recbole.model.sequential_recommender.sine" in sys.modules  # before us, so that it is on by now
+    before = torch.is_anomaly_enabled() and not imported
     importlib.import_module("recbole.model.sequential_recommender")
     torch.autograd.set_detect_anomaly(before)
 

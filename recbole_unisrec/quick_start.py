@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import platform
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_trainer, init_logger, init_seed
+from torch.nn import Module
 
 from dataset_tools.common import write_text
 from recbole_unisrec.data.dataset import SequenceDataset, TextDataset
@@ -21,8 +24,11 @@ from recbole_unisrec.errors import UserError
 from recbole_unisrec.evaluation import LENGTH, POPULARITY, TestUsers, group_metrics, user_ranks, write_ranks
 from recbole_unisrec.memory import keep_freed_memory
 from recbole_unisrec.metrics import RANK_METRICS
-from recbole_unisrec.registry import MODELS
-from recbole_unisrec.settings import build_config, model_class
+from recbole_unisrec.model.attribute_baselines import S3RecTextTrainer
+from recbole_unisrec.model.base import TableRecommender
+from recbole_unisrec.model.trim import trim_padding
+from recbole_unisrec.registry import MODELS, SEQUENCES_ONLY
+from recbole_unisrec.settings import build_config, model_class, reads_our_dataset
 from recbole_unisrec.trainer import check_writable
 
 PACKAGES = ("recbole_unisrec", "recbole", "torch", "transformers", "numpy", "pandas", "scipy", "ray")
@@ -108,7 +114,7 @@ def prepare(config: Config, encoder: str | None, pooling: str, progress: bool = 
     )
 
 
-def train(config: Config, verbose: bool = False) -> Result:
+def train(config: Config, verbose: bool = False, tell: Callable[[str], None] | None = None) -> Result:
     """Train until early stopping, then evaluate the best epoch.
 
     Parameters
@@ -117,51 +123,69 @@ def train(config: Config, verbose: bool = False) -> Result:
         From `settings.build_config`.
     verbose
         Show RecBole's log on the console too; the log file always has it.
+    tell
+        Is told of each epoch; prints if it is not given.
 
     Returns
     -------
     Result
         Also written as JSON beside the checkpoint.
     """
+    tell = tell or say
     start_logging(config, verbose)
     keep_freed_memory()
     check_writable(config["checkpoint_dir"])
     started = time.perf_counter()
     init_seed(config["seed"], config["reproducibility"])
-    dataset = create_dataset(config)
+    ours = reads_our_dataset(config["model"], config["eval_args"])
+    dataset = SequenceDataset(config) if ours else create_dataset(config)
     n_items = dataset.item_num - 1
-    if config["model"] not in MODELS and max(config["topk"]) > n_items:
+    counts_ranks = issubclass(model_class(config["model"]), TableRecommender)  # RecBole's way sorts the best k
+    if not counts_ranks and max(config["topk"]) > n_items:
         raise UserError(
             f"topk {max(config['topk'])} is more than the {n_items} items of {config['dataset']}; lower topk"
         )
     train_data, valid_data, test_data = data_preparation(config, dataset)
     init_seed(config["seed"], config["reproducibility"])
     model = model_class(config["model"])(config, train_data._dataset).to(config["device"])
+    if config["model"] in SEQUENCES_ONLY:
+        trim_padding(model)
+    if hasattr(model, "other_parameter_name"):  # modules (FDSA's) have their weights in the state already, and are code
+        names = [name for name in model.other_parameter_name if not isinstance(getattr(model, name), Module)]
+        model.other_parameter_name = names
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     if getattr(trainer, "transfer", None) is not None:
-        say(str(trainer.transfer))
+        tell(str(trainer.transfer))
     n_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    say(
+    tell(
         f"{config['model']} on {config['dataset']}: {dataset.user_num - 1:,} users, {n_items:,} items, "
         f"{len(train_data._dataset):,} training pairs, {n_parameters:,} trained parameters"
     )
     epochs: list[dict[str, float]] = []
     mark = [time.perf_counter()]
 
+    def report_pretraining(epoch: int, loss: float) -> None:
+        tell(f"pre-training epoch {epoch:>3}  loss {loss:8.4f}  {time.perf_counter() - mark[0]:6.1f} s")
+        mark[0] = time.perf_counter()
+
+    if isinstance(trainer, S3RecTextTrainer):
+        trainer.on_pretraining = report_pretraining
+
     def report(epoch: int, score: float) -> None:
         now = time.perf_counter()
         loss = trainer.train_loss_dict[epoch]
-        if config["model"] not in MODELS:
+        if not counts_ranks:
             loss /= len(train_data)  # RecBole's trainers give the sum over steps
         best = score >= trainer.best_valid_score
         epochs.append({"epoch": epoch, "loss": loss, "valid_score": score, "seconds": now - mark[0]})
-        say(
+        tell(
             f"epoch {epoch:>3}  loss {loss:8.4f}  valid {config['valid_metric']} {score:.4f}{' *' if best else '  '}"
             f"  {now - mark[0]:6.1f} s"
         )
         mark[0] = time.perf_counter()
 
-    progress = bool(config["show_progress"])
+    # RecBole's bars would go into pipes too
+    progress = bool(config["show_progress"]) and (counts_ranks or sys.stderr.isatty())
     trainer.fit(train_data, valid_data, verbose=True, saved=True, show_progress=progress, callback_fn=report)
     test = trainer.evaluate(test_data, load_best_model=True, show_progress=progress)
     valid = trainer.evaluate(valid_data, load_best_model=False, show_progress=progress)

@@ -17,8 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recbole.trainer import Trainer
+
 from recbole_unisrec.data.dataset import SequenceDataset, TextDataset
 from recbole_unisrec.errors import UserError
+from recbole_unisrec.model.attribute_baselines import FDSAText, S3RecText, S3RecTextTrainer
 from recbole_unisrec.model.sasrec import SASRecPacked
 from recbole_unisrec.model.text_baselines import SASRecText, ZESRec
 from recbole_unisrec.model.unisrec import UniSRec
@@ -44,7 +47,11 @@ MODELS = {
     "SASRecPacked": Entry(SASRecPacked, SequenceDataset, PackedTrainer, ("SASRecPacked.yaml", "finetune.yaml")),
     "SASRecText": Entry(SASRecText, TextDataset, PackedTrainer, ("SASRecText.yaml", "finetune.yaml")),
     "ZESRec": Entry(ZESRec, TextDataset, PackedTrainer, ("SASRecText.yaml", "ZESRec.yaml", "finetune.yaml")),
+    "FDSAText": Entry(FDSAText, TextDataset, Trainer, ("finetune.yaml", "FDSAText.yaml")),
+    "S3RecText": Entry(S3RecText, TextDataset, S3RecTextTrainer, ("finetune.yaml", "S3RecText.yaml")),
 }
+# RecBole's models that read nothing but sequences padded to the right, and so can do with `SequenceDataset`
+SEQUENCES_ONLY = ("SASRec", "GRU4Rec", "BERT4Rec")
 
 
 def props_folder() -> Path:

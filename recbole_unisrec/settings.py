@@ -14,8 +14,9 @@ from recbole.config import Config
 from recbole.utils import argument_list, get_model
 
 from recbole_unisrec.data.atomic import find_layout
+from recbole_unisrec.data.dataset import LEAVE_ONE_OUT
 from recbole_unisrec.errors import UserError
-from recbole_unisrec.registry import MODELS, props_folder
+from recbole_unisrec.registry import MODELS, SEQUENCES_ONLY, props_folder
 
 # settings that RecBole reads but lists in no property file
 UNLISTED = {"train_neg_sample_args", "benchmark_filename", "alias_of_item_id", "load_col", "unload_col", "encoding",
@@ -131,10 +132,21 @@ def build_config(model: str, dataset: str, files: list[str], overrides: dict[str
             raise UserError(f"{name} must be True or False, not {value!r}")
     settings.update(given)
     if model not in MODELS:
-        if settings.get("cold_items"):
-            raise UserError(f"{model} is RecBole's and reads every item, so cold_items would mean nothing; drop one of them")
-        settings.update(_layout_settings(Path(str(settings.get("data_path", "dataset/"))) / dataset, dataset, settings))
+        if settings.get("cold_items") and model not in SEQUENCES_ONLY:
+            raise UserError(
+                f"{model} reads its data in RecBole's way, which holds no items out; cold_items goes with "
+                f"{', '.join((*SEQUENCES_ONLY, *MODELS))}"
+            )
+        if not reads_our_dataset(model, settings["eval_args"]):
+            folder = Path(str(settings.get("data_path", "dataset/"))) / dataset
+            settings.update(_layout_settings(folder, dataset, settings))
     return _quiet_config(model, dataset, settings)
+
+
+def reads_our_dataset(model: str, eval_args: Any) -> bool:
+    """Whether one of RecBole's models, asked to split leave-one-out, gets `data.dataset.SequenceDataset`."""
+    split, order = eval_args.get("split", LEAVE_ONE_OUT), eval_args.get("order", "TO")
+    return model in SEQUENCES_ONLY and split == LEAVE_ONE_OUT and order == "TO"
 
 
 def known_settings(model: str, dataset: str) -> set[str]:

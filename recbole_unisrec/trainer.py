@@ -172,7 +172,12 @@ class PackedTrainer(Trainer):
             batch, order = pack_last(pairs, index, lengths)
             with self.autocast():
                 output = self.model.packed_outputs(batch.to(self.device), table)
-            found = target_ranks(output.float(), candidates, batch.target.to(self.device))
+            seen = self.model.histories(batch)
+            bias = None
+            if seen:
+                seen = seen.to(self.device)
+                bias = self.model.seen_bias(seen)
+            found = target_ranks(output.float(), candidates, batch.target.to(self.device), seen, bias)
             ranks[index[order]] = found.cpu()
         return ranks
 

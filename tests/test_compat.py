@@ -1,4 +1,5 @@
 import configparser
+import importlib
 import os
 import pickle
 from pathlib import Path
@@ -6,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from recbole_unisrec import compat
 from recbole_unisrec.compat import safe_torch_load
 from recbole_unisrec.errors import UserError
 
@@ -48,3 +50,10 @@ def test_the_wheel_holds_every_package() -> None:
     listed = set(settings["options"]["packages"].split())
     found = {".".join(p.parent.relative_to(root).parts) for p in root.glob("recbole_unisrec/**/__init__.py")}
     assert listed == found | {"recbole_unisrec.props", "dataset_tools"}
+
+
+def test_anomaly_detection_is_off_even_if_recboles_models_came_first() -> None:
+    importlib.import_module("recbole.model.sequential_recommender.sine")
+    torch.autograd.set_detect_anomaly(True)  # as that file does when it is imported before us
+    compat._patch_anomaly()
+    assert not torch.is_anomaly_enabled()

@@ -16,10 +16,18 @@ from recbole.utils.case_study import full_sort_topk
 
 import recbole_unisrec
 from recbole_unisrec.registry import MODELS
+from recbole_unisrec.settings import recipe
 from recbole_unisrec.trainer import PackedTrainer
 
-VARIANTS = [("UniSRec", "inductive_ft"), ("UniSRec", "transductive_ft"), ("SASRecPacked", None)]
-VARIANTS += [("SASRecText", None), ("ZESRec", None)]
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("UniSRec", {"train_stage": "inductive_ft"}),
+    ("UniSRec", {"train_stage": "transductive_ft"}),
+    ("UniSRec", {"train_stage": "transductive_ft", **recipe("ours", "UniSRec")}),
+    ("SASRecPacked", {}),
+    ("SASRecPacked", {"history_bias": True}),
+    ("SASRecText", {}),
+    ("ZESRec", {}),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -27,12 +35,16 @@ def _no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["test"])
 
 
-def prepared(model: str, stage: str | None, settings: dict[str, Any]) -> tuple[Any, Any, tuple[Any, Any, Any], Any]:
-    config = Config(model=model, dataset="ring", config_dict={**settings, **({"train_stage": stage} if stage else {})})
+def prepared(
+    model: str, own: dict[str, Any], settings: dict[str, Any]
+) -> tuple[Any, Any, tuple[Any, Any, Any], Any]:
+    config = Config(model=model, dataset="ring", config_dict={**settings, **own})
     init_seed(config["seed"], True)
     dataset = create_dataset(config)
     parts = data_preparation(config, dataset)
     network = get_model(model)(config, parts[0]._dataset)
+    if network.history_bias is not None:
+        torch.nn.init.normal_(network.history_bias, std=0.02)  # a step from 0, so that it counts
     return config, dataset, parts, get_trainer(config["MODEL_TYPE"], model)(config, network)
 
 
@@ -44,19 +56,19 @@ def test_registered_names() -> None:
     assert not torch.is_anomaly_enabled()  # RecBole's sine.py switches it on
 
 
-@pytest.mark.parametrize(("model", "stage"), VARIANTS)
-def test_learns_the_planted_pattern(ring: Path, small: dict[str, Any], model: str, stage: str | None) -> None:
-    *_, (train, valid, test), trainer = prepared(model, stage, {**small, "epochs": 25})
+@pytest.mark.parametrize(("model", "own"), VARIANTS)
+def test_learns_the_planted_pattern(ring: Path, small: dict[str, Any], model: str, own: dict[str, Any]) -> None:
+    *_, (train, valid, test), trainer = prepared(model, own, {**small, "epochs": 25})
     trainer.fit(train, valid, saved=False)
     hit = trainer.evaluate(test, load_best_model=False)["hit@3"]
     assert hit > 0.8  # three of 24 items at random: 0.125
 
 
-@pytest.mark.parametrize(("model", "stage"), VARIANTS)
+@pytest.mark.parametrize(("model", "own"), VARIANTS)
 def test_batch_equals_single_and_padding_changes_nothing(
-    ring: Path, small: dict[str, Any], model: str, stage: str | None
+    ring: Path, small: dict[str, Any], model: str, own: dict[str, Any]
 ) -> None:
-    *_, (_, _, test), trainer = prepared(model, stage, small)
+    *_, (_, _, test), trainer = prepared(model, own, small)
     network = trainer.model.eval()
     rows = test._dataset[torch.arange(10)]
     with torch.no_grad():
@@ -72,11 +84,11 @@ def test_batch_equals_single_and_padding_changes_nothing(
             torch.testing.assert_close(network.predict(single)[0], scores[i, rows["item_id"][i]], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("model", "stage"), VARIANTS)
+@pytest.mark.parametrize(("model", "own"), VARIANTS)
 def test_prefix_and_packed_training_give_one_loss(
-    ring: Path, small: dict[str, Any], model: str, stage: str | None
+    ring: Path, small: dict[str, Any], model: str, own: dict[str, Any]
 ) -> None:
-    *_, (train, _, _), trainer = prepared(model, stage, {**small, "long_sequences": "exact", "train_batch_size": 10**6})
+    *_, (train, _, _), trainer = prepared(model, own, {**small, "long_sequences": "exact", "train_batch_size": 10**6})
     network = trainer.model.double().eval()
     (batch,) = list(train)
     packed = network.calculate_loss(batch)
@@ -88,11 +100,11 @@ def test_prefix_and_packed_training_give_one_loss(
             torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize(("model", "stage"), VARIANTS)
+@pytest.mark.parametrize(("model", "own"), VARIANTS)
 def test_counting_ranks_equals_recboles_evaluation(
-    ring: Path, small: dict[str, Any], model: str, stage: str | None
+    ring: Path, small: dict[str, Any], model: str, own: dict[str, Any]
 ) -> None:
-    *_, (train, valid, test), trainer = prepared(model, stage, {**small, "metrics": ["HIT", "NDCG", "MRR"], "epochs": 2})
+    *_, (train, valid, test), trainer = prepared(model, own, {**small, "metrics": ["HIT", "NDCG", "MRR"], "epochs": 2})
     trainer.fit(train, valid, saved=False)
     ours = trainer.evaluate(test, load_best_model=False)
     theirs = super(PackedTrainer, trainer).evaluate(test, load_best_model=False)
@@ -100,7 +112,7 @@ def test_counting_ranks_equals_recboles_evaluation(
 
 
 def test_saved_and_loaded_scores_are_the_same(ring: Path, small: dict[str, Any]) -> None:
-    *_, (train, valid, test), trainer = prepared("UniSRec", "transductive_ft", {**small, "epochs": 2})
+    *_, (train, valid, test), trainer = prepared("UniSRec", {"train_stage": "transductive_ft"}, {**small, "epochs": 2})
     trainer.fit(train, valid, saved=True)
     trainer.evaluate(test, load_best_model=True)
     users = np.arange(1, 11)
@@ -137,7 +149,7 @@ def test_objective_function_for_hyper_parameter_tuning(
 def test_two_runs_of_one_seed_are_equal(ring: Path, small: dict[str, Any], stage: str) -> None:
     weights = []
     for _ in range(2):
-        *_, (train, valid, _), trainer = prepared("UniSRec", stage, {**small, "epochs": 2})
+        *_, (train, valid, _), trainer = prepared("UniSRec", {"train_stage": stage}, {**small, "epochs": 2})
         trainer.fit(train, valid, saved=False)
         weights.append({k: v.clone() for k, v in trainer.model.state_dict().items()})
     for name in weights[0]:
@@ -148,14 +160,14 @@ def test_one_and_two_threads_agree(ring: Path, small: dict[str, Any]) -> None:
     losses = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        *_, (train, _, _), trainer = prepared("UniSRec", "inductive_ft", small)
+        *_, (train, _, _), trainer = prepared("UniSRec", {"train_stage": "inductive_ft"}, small)
         losses.append(trainer.model.eval().calculate_loss(next(iter(train))).item())
     torch.set_num_threads(1)
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_the_cached_table_follows_the_weights(ring: Path, small: dict[str, Any]) -> None:
-    *_, (train, _, test), trainer = prepared("UniSRec", "inductive_ft", small)
+    *_, (train, _, test), trainer = prepared("UniSRec", {"train_stage": "inductive_ft"}, small)
     rows = test._dataset[torch.arange(4)]
     with torch.no_grad():
         before = trainer.model.eval().full_sort_predict(rows)

@@ -13,8 +13,9 @@ class PackedTrainLoader(PackedLoader):
 
     def __init__(self, config: Any, dataset: Any, shuffle: bool) -> None:
         super().__init__(
-            dataset.segments, config["train_batch_size"], config["MAX_ITEM_LIST_LENGTH"], config["seed"], shuffle
-        )
+            dataset.segments, config["train_batch_size"], config["MAX_ITEM_LIST_LENGTH"], config["seed"], shuffle,
+            with_seen=bool(config["history_bias"]),
+        )  # fmt: skip
         self.config, self.dataset, self._dataset = config, dataset, dataset
 
 

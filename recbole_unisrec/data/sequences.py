@@ -5,7 +5,7 @@ All arrays are linear in the number of interactions: a (prefix, next item) pair 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -210,6 +210,50 @@ def bucket_lengths(window: int) -> Tensor:
     return torch.tensor([*lengths, window])
 
 
+@dataclass(frozen=True)
+class Seen:
+    """The history of each prediction of a batch, item by item.
+
+    Attributes
+    ----------
+    row
+        int64 [E] numbers of the predictions, ascending.
+    item
+        int64 [E] items of their histories.
+    distance
+        int64 [E] how many items ago: 0 is the last.
+    offsets
+        int64 [P + 1] on the CPU: prediction p has the entries ``offsets[p]`` to ``offsets[p + 1]``.
+    """
+
+    row: Tensor
+    item: Tensor
+    distance: Tensor
+    offsets: Tensor
+
+    def to(self, device: torch.device | str) -> Seen:
+        """Copy to a device, but for the offsets."""
+        row, item, distance = (t.to(device, non_blocking=True) for t in (self.row, self.item, self.distance))
+        return Seen(row, item, distance, self.offsets)
+
+    def of_rows(self, first: int, last: int) -> slice:
+        """The entries of the predictions ``first ... last - 1``."""
+        return slice(int(self.offsets[first]), int(self.offsets[last]))
+
+
+def seen_entries(length: Tensor, item: Callable[[Tensor, Tensor], Tensor]) -> Seen:
+    """`Seen` of histories of int64 lengths [P]; `item` gives those of predictions and distances, int64 [E] each."""
+    offsets = torch.cat([length.new_zeros(1), length.cumsum(0)])
+    row = torch.repeat_interleave(torch.arange(len(length), device=length.device), length)
+    distance = torch.arange(len(row), device=length.device) - offsets[row]
+    return Seen(row, item(row, distance), distance, offsets.cpu())
+
+
+def seen_of_padded(item_seq: Tensor, item_seq_len: Tensor) -> Seen:
+    """`Seen` of right-padded histories, int64 [B, L] with lengths [B]."""
+    return seen_entries(item_seq_len, lambda row, distance: item_seq[row, item_seq_len[row] - 1 - distance])
+
+
 @dataclass
 class PackedBatch:
     """A batch of index tensors for the packed encoder (see `model.encoder`).
@@ -224,6 +268,8 @@ class PackedBatch:
         int64 [P] rows of [T] whose outputs predict.
     target
         int64 [P] item ids to predict.
+    seen
+        What the histories hold, for models that ask for it.
     """
 
     item: Tensor
@@ -231,6 +277,7 @@ class PackedBatch:
     buckets: list[tuple[int, int]]
     output: Tensor
     target: Tensor
+    seen: Seen | None = None
 
     def __len__(self) -> int:
         return len(self.target)
@@ -238,7 +285,15 @@ class PackedBatch:
     def to(self, device: torch.device | str) -> PackedBatch:
         """Copy to a device."""
         move = {name: getattr(self, name).to(device, non_blocking=True) for name in TENSORS}
-        return PackedBatch(buckets=self.buckets, **move)
+        return PackedBatch(buckets=self.buckets, **move, seen=None if self.seen is None else self.seen.to(device))
+
+    def histories(self) -> Seen:
+        """What each prediction has seen of its segment, up to the last input."""
+        if self.seen is not None:
+            return self.seen
+        return seen_entries(
+            self.position[self.output] + 1, lambda row, distance: self.item[self.output[row] - distance]
+        )
 
 
 TENSORS = ("item", "position", "output", "target")
@@ -296,10 +351,15 @@ class PackedLoader:
         The order of epoch e depends on (seed, e) alone.
     shuffle
         False keeps the order of `segments`.
+    with_seen
+        Whether batches bring `PackedBatch.histories` along.
     """
 
-    def __init__(self, segments: Segments, batch_size: int, window: int, seed: int, shuffle: bool = True) -> None:
+    def __init__(
+        self, segments: Segments, batch_size: int, window: int, seed: int, shuffle: bool = True, with_seen: bool = False
+    ) -> None:  # fmt: skip
         self.segments, self.seed, self.shuffle, self.epoch = segments, seed, shuffle, 0
+        self.with_seen = with_seen
         self.lengths = bucket_lengths(window)
         self.n_pairs = int(segments.n_pairs.sum())
         self._n_batches = max(1, round(self.n_pairs / batch_size))
@@ -322,4 +382,7 @@ class PackedLoader:
         self.epoch += 1
         for first, last in pairwise(bounds):
             if last > first:
-                yield pack(self.segments, order[first:last], self.lengths)
+                batch = pack(self.segments, order[first:last], self.lengths)
+                if self.with_seen:
+                    batch.seen = batch.histories()
+                yield batch

@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 
 from dataset_tools.common import UserError
-from recbole_unisrec.leaderboard import report, rows, runner
+from recbole_unisrec.leaderboard import live, report, rows, runner
 from recbole_unisrec.settings import parse_value
 
 NAMED = re.compile(r"([\w.+-]+)=(.+)")
@@ -64,14 +64,22 @@ def command(arguments: list[str], settings: dict[str, str]) -> int:
             raise UserError(
                 f"no row is finished in {folder} with these settings; give the settings of the runs, or drop --report-only"
             )
-        print(report.live_table(board, standings))
-        target = report.write(board, standings, said)
+        print(live.text_table(board, standings))
+        target = report.Report(board, standings, said).write()
     else:
+        board.check()
         shown = {**chosen, **{name: row for name, row in rows.ROWS.items() if name not in chosen}}
-        for _ in board.fill():
-            standings = report.standings_of(board, shown, {name: name in board.tuned for name in chosen})
-            print(f"\n{report.live_table(board, standings)}\n", flush=True)
-            target = report.write(board, standings, said)
+        tuned = {name: name in board.tuned for name in chosen}
+
+        def standings_now() -> list[runner.Standing]:
+            return report.standings_of(board, shown, tuned)
+
+        with live.watch(board, standings_now) as watch:
+            for standing in board.fill(watch):
+                if watch.news or standing.name == list(chosen)[-1]:
+                    watch.complete()
+                    target = report.Report(board, standings_now(), said).write()
+                    watch.news = False
     print(f"report: {target} (and report.md beside it)")
     return 0
 

@@ -1,39 +1,48 @@
-"""The leaderboard as a table to read, a page to open, and plots."""
+"""The leaderboard as a table to read and a page to open; every figure links to the JSON that it was taken from."""
 
 from __future__ import annotations
 
 import html
-import io
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
 from dataset_tools.common import write_text
-from recbole_unisrec.evaluation import POPULARITY, group_names
-from recbole_unisrec.leaderboard.published import RECALLED, published
-from recbole_unisrec.leaderboard.rows import RATES, Row
-from recbole_unisrec.leaderboard.runner import Leaderboard, Standing
-from recbole_unisrec.leaderboard.stats import compare, per_user
+from recbole_unisrec.data.features import read_meta
+from recbole_unisrec.evaluation import group_names
+from recbole_unisrec.leaderboard.live import marks, seconds, spread
+from recbole_unisrec.leaderboard.plots import plots
+from recbole_unisrec.leaderboard.published import RECALLED, TOPK, published
+from recbole_unisrec.leaderboard.rows import Row
+from recbole_unisrec.leaderboard.runner import GROUPS, Leaderboard, Standing
+from recbole_unisrec.leaderboard.stats import Comparison, compare, per_user
 
-SIGNIFICANT = 0.01
-# colour-blind safe (Okabe and Ito)
-COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442"]
-
-Header = list[str]
-Cells = list[list[str]]
+Comparisons = dict[str, dict[str, Comparison]]
 
 
-def spread(values: np.ndarray) -> float:
-    """Standard deviation over seeds (of a sample), 0 for a single one."""
-    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
+@dataclass(frozen=True)
+class Cell:
+    """Text of a table, perhaps marked (``best``, ``second``) and linked."""
+
+    text: str
+    mark: str = ""
+    links: tuple[tuple[str, str], ...] = ()  # (text, file); of one link the text is the cell's
+    name: bool = False  # the row's name, or prose that may be broken into lines
 
 
-def marks(standings: Sequence[Standing], metric: str) -> dict[str, str]:
-    """``best`` and ``second`` by the mean over seeds."""
-    order = sorted(standings, key=lambda s: -s.values(metric).mean())
-    return {s.name: kind for s, kind in zip(order, ("best", "second"), strict=False)} if len(order) > 1 else {}
+@dataclass(frozen=True)
+class Block:
+    """A piece of the report: ``title``, ``head``, ``text``, ``code``, ``table`` (rows of cells) or ``plot``."""
+
+    kind: str
+    text: str = ""
+    header: tuple[str, ...] = ()
+    rows: tuple[tuple[Cell, ...], ...] = ()
 
 
 def standings_of(board: Leaderboard, rows: dict[str, Row], tuned: dict[str, bool]) -> list[Standing]:
@@ -50,35 +59,233 @@ def standings_of(board: Leaderboard, rows: dict[str, Row], tuned: dict[str, bool
     return found
 
 
-def live_table(board: Leaderboard, standings: Sequence[Standing]) -> str:
-    """Means and deviations over seeds as aligned text, for the terminal."""
-    width = max(len(s.name) for s in standings)
-    lines = [f"{'':{width}}  " + "  ".join(f"{n.upper():>14}" for n in board.names) + "  seeds  s a run"]
-    for s in standings:
-        cells = "  ".join(f"{s.values(n).mean():.4f} ±{spread(s.values(n)):.4f}".rjust(14) for n in board.names)
-        seconds = np.median([run.seconds for run in s.runs])
-        lines.append(f"{s.name:{width}}  {cells}  {len(s.runs):5}  {seconds:7.0f}")
-    return "\n".join(lines)
-
-
 def reference_of(standings: Sequence[Standing]) -> str | None:
     """The row that others are tested against: SASRec, RecBole's if it is there."""
     names = [s.name for s in standings]
     return next((name for name in ("SASRec", "SASRecPacked") if name in names), None)
 
 
-def comparison_table(board: Leaderboard, standings: Sequence[Standing], reference: str) -> tuple[Header, Cells]:
-    """Every row against the reference in every metric: the change of the mean, and a paired test over users."""
-    rows: dict[str, dict[str, np.ndarray]] = {}
-    for s in standings:
-        ranks = board.ranks(s)
-        rows[s.name] = {metric: per_user(ranks, *split_name(metric)) for metric in board.names}
-    tests = compare(rows, reference)
-    cells = [
-        [name, *(f"{found[metric].relative:+.1%}, {p_value(found[metric].p)}" for metric in board.names)]
-        for name, found in tests.items()
-    ]
-    return ["row", *(name.upper() for name in board.names)], cells
+def run_file(standing: Standing, key: str) -> str:
+    """The JSON of a run, from the report's folder."""
+    return f"runs/{standing.name}/{key}.json"
+
+
+def row_file(standing: Standing) -> str:
+    """The JSON of a row (means over its runs), from the report's folder."""
+    return f"rows/{standing.name}.json"
+
+
+class Report:
+    """What a board's finished rows say, ready to be written.
+
+    Parameters
+    ----------
+    board, standings
+        The board, and rows of it with one finished run or more.
+    command
+        What was typed.
+    """
+
+    def __init__(self, board: Leaderboard, standings: Sequence[Standing], command: str) -> None:
+        self.board, self.standings, self.command = board, standings, command
+        self.values = {s.name: self._per_user(s) for s in standings}
+        self.reference = reference_of(standings)
+        self.against: Comparisons = compare(self.values, self.reference) if self.reference else {}
+        self.plots = plots(board, standings)
+
+    def _per_user(self, standing: Standing) -> dict[str, np.ndarray]:
+        ranks = self.board.ranks(standing)
+        return {metric: per_user(ranks, *split_name(metric)) for metric in self.board.names}
+
+    def figure(self, standing: Standing, values: np.ndarray, mark: str = "") -> Cell:
+        """Mean and deviation over seeds, linked to the row's JSON."""
+        deviation = f" ± {spread(values):.4f}" if len(values) > 1 else ""
+        return Cell(f"{values.mean():.4f}{deviation}", mark, (("", row_file(standing)),))
+
+    def main(self) -> Block:
+        """The main table."""
+        board = self.board
+        best = {metric: marks(self.standings, metric) for metric in board.names}
+        header = ["row", *(n.upper() for n in board.names), "tuned to", "parameters", "s a run", "runs (by seed)"]
+        paper = {s.name: published(board.dataset, board.facts["users"], s.name) for s in self.standings}
+        with_paper = board.topk == TOPK and any(paper.values())
+        header += [f"the paper's ({RECALLED})"] * with_paper + ["what it is"]
+        rows = []
+        for s in self.standings:
+            files = tuple((str(run.seed), run_file(s, run.key)) for run in s.runs)
+            missing = len(board.seeds) - len(s.runs) if s.row.model else 0
+            cells = [
+                Cell(s.name, name=True),
+                *(self.figure(s, s.values(m), best[m].get(s.name, "")) for m in board.names),
+                Cell(", ".join(f"{k} {v}" for k, v in s.chosen.items()) or "–"),
+                Cell(f"{s.runs[0].n_parameters:,}", links=(("", run_file(s, s.runs[0].key)),)),
+                Cell(f"{seconds(s):.0f}", links=(("", row_file(s)),)),
+                Cell(f" ({missing} missing)" if missing else "", links=files),
+            ]
+            if with_paper:
+                figures = paper[s.name]
+                cells.append(Cell(" / ".join(f"{v:.4f}".lstrip("0") for v in figures) if figures else "–"))
+            about = s.row.about + (f" ({self.encoder(s)})" if "plm_suffix" in s.row.settings else "")
+            rows.append((*cells, Cell(about, name=True)))
+        return Block("table", header=tuple(header), rows=tuple(rows))
+
+    def encoder(self, standing: Standing) -> str:
+        """Who made the text features of a row."""
+        config = standing.runs[0].config
+        meta = read_meta(Path(config["data_path"]) / f"{self.board.dataset}.{config['plm_suffix']}")
+        return f"{meta.get('encoder', 'unknown encoder')}, {meta.get('pooling', 'unknown pooling')}"
+
+    def comparison(self, found: Comparisons) -> Block:
+        """Rows against another row, in every metric."""
+        by_name = {s.name: s for s in self.standings}
+        rows = []
+        for name, metrics in found.items():
+            cells = [
+                Cell(f"{c.relative:+.1%}, {p_value(c.p)}", links=(("", row_file(by_name[name])),)) for c in metrics.values()
+            ]
+            rows.append((Cell(name, name=True), *cells))
+        return Block("table", header=("row", *(n.upper() for n in self.board.names)), rows=tuple(rows))
+
+    def ablations(self) -> list[Block]:
+        """Rows that differ from another in one thing, against that one."""
+        names = [s.name for s in self.standings]
+        pairs = [(s.name, s.row.of) for s in self.standings if s.row.of in names]
+        blocks = []
+        for base in dict.fromkeys(of for _, of in pairs):
+            mine = [name for name, of in pairs if of == base]
+            found = compare({name: self.values[name] for name in (base, *mine)}, base)
+            blocks += [Block("text", f"Against {base}, tested as above, Holm-corrected within this table:"), self.comparison(found)]
+        return [Block("head", "Ablations"), *blocks] if blocks else []
+
+    def groups(self, kind: str, metric: str) -> Block:
+        """One metric by group of test users."""
+        first = self.standings[0].runs[0].groups[kind]
+        names = [name for name in group_names(GROUPS[kind]) if name in first]
+        header = ("row", *(f"{name} ({first[name]['users']:,} users)" for name in names))
+        means = {(s.name, n): s.group(kind, n, metric).mean() for s in self.standings for n in names}
+        tops = {n: max(means[s.name, n] for s in self.standings) for n in names}
+        rows = []
+        for s in self.standings:
+            cells = (
+                Cell(f"{means[s.name, n]:.4f}", "best" if 0 < means[s.name, n] == tops[n] else "", (("", row_file(s)),))
+                for n in names
+            )
+            rows.append((Cell(s.name, name=True), *cells))
+        return Block("table", header=header, rows=tuple(rows))
+
+    def tuning(self) -> list[Block]:
+        """What was tried for each tuned row, and what was chosen."""
+        tuned = [s for s in self.standings if s.tuned]
+        rest = [s.name for s in self.standings if not s.tuned and s.row.model]
+        if not tuned:
+            return [Block("text", "Nothing was tuned: settings are those of the property files.")]
+        score = self.board.score.upper()
+        rows = []
+        for s in tuned:
+            links = ((run, run_file(s, run.key), run.key == s.runs[0].key) for run in s.tuning)
+            cells = [
+                Cell(f"{', '.join(f'{k} {v}' for k, v in run.point.items())}: {run.valid_score:.4f}", "best" if best else "", (("", file),))
+                for run, file, best in links
+            ]
+            rows.append((Cell(s.name, name=True), *cells))
+        width = max(len(row) for row in rows)
+        padded = tuple((*row, *(Cell("") for _ in range(width - len(row)))) for row in rows)
+        text = f"Validation {score} of the first seed for each point of a row's grid; the best one (bold) is run with all seeds."
+        if rest:
+            text += f" Not tuned: {', '.join(rest)}, with the property files' settings."
+        return [Block("text", text), Block("table", header=("row", *(f"point {i}" for i in range(1, width))), rows=padded)]
+
+    def blocks(self) -> list[Block]:
+        """The report, piece by piece."""
+        board = self.board
+        facts = ", ".join(f"{value:,} {name}" for name, value in board.facts.items())
+        seeds = max(len(s.runs) for s in self.standings)
+        found = [
+            Block("title", f"Leaderboard of {board.dataset}"),
+            Block("text", f"{facts}. Leave-one-out, ranking over all items. Mean ± standard deviation over {seeds} seeds; "
+                  "the best figure of a column is bold, the second best italic. Each figure links to the JSON that it comes from."),
+        ]  # fmt: skip
+        if board.overrides.get("cold_items"):
+            found.append(Block("text", cold_text(board)))
+        found += [self.main(), Block("plot", "metrics")]
+        if self.against:
+            found += [
+                Block("head", f"Against {self.reference}"),
+                Block("text", "Change of the mean, and the p of a paired t-test over users (each user's mean over seeds), "
+                      "two-sided, Holm-corrected for the number of rows and metrics."),
+                self.comparison(self.against),
+            ]  # fmt: skip
+        found += self.ablations()
+        first, second = board.names[:2]
+        for kind, head, text in (
+            ("popularity", "By how often the item to find occurs in training", "; 0 is an item that never occurs in training"),
+            ("length", "By the length of the history", ", in items"),
+        ):
+            found.append(Block("head", head))
+            for metric, more in ((first, text), (second, "")):
+                found += [Block("text", f"{metric.upper()}{more}"), self.groups(kind, metric)]
+        found += [Block("plot", "groups"), Block("head", "Tuning"), *self.tuning()]
+        found += [Block("head", "Learning and cost"), Block("plot", "curves"), Block("plot", "cost")]
+        shared = ", ".join(f"{k} = {v}" for k, v in board.overrides.items())
+        versions = ", ".join(f"{k} {v}" for k, v in self.standings[-1].runs[0].versions.items())
+        return [
+            *found,
+            Block("head", "How it was made"),
+            Block("code", self.command),
+            Block("text", f"Settings for all rows: {shared}. {versions}."),
+        ]
+
+    def row_json(self, standing: Standing) -> dict[str, Any]:
+        """What the tables say of a row, with the files of its runs."""
+        return {
+            "row": standing.name,
+            "about": standing.row.about,
+            "settings": standing.row.settings,
+            "chosen": standing.chosen,
+            "metrics": {
+                m: {
+                    "mean": float(standing.values(m).mean()),
+                    "std": spread(standing.values(m)),
+                    "seeds": {str(run.seed): run.test[m] for run in standing.runs},
+                }
+                for m in self.board.names
+            },
+            "groups": {
+                kind: {
+                    name: {m: float(standing.group(kind, name, m).mean()) for m in ("users", *self.board.names)}
+                    for name in standing.runs[0].groups[kind]
+                }
+                for kind in GROUPS
+            },
+            f"against {self.reference}": {m: vars(c) for m, c in self.against.get(standing.name, {}).items()},
+            "median_seconds": seconds(standing),
+            "runs": {str(run.seed): f"../{run_file(standing, run.key)}" for run in standing.runs},
+            "tuning": [f"../{run_file(standing, run.key)}" for run in standing.tuning],
+        }
+
+    def write(self) -> Path:
+        """Write ``report.md``, ``report.html``, the plots and ``rows/`` into the board's folder; gives the page's path."""
+        folder = self.board.folder
+        for standing in self.standings:
+            write_text(folder / row_file(standing), json.dumps(self.row_json(standing), indent=1) + "\n")
+        for name, _, svg in self.plots:
+            write_text(folder / f"{name}.svg", svg)
+        blocks = self.blocks()
+        write_text(folder / "report.md", markdown(blocks, self.plots))
+        target = folder / "report.html"
+        write_text(target, page(blocks, self.plots))
+        return target
+
+
+def cold_text(board: Leaderboard) -> str:
+    """What the cold-start protocol did, and what it means for models that know items by their IDs."""
+    share, by = board.overrides["cold_items"], board.overrides.get("cold_by", "random")
+    which = "the newest" if by == "time" else "drawn at random, the same for every row and seed"
+    return (
+        f"Cold start: {share:.0%} of the items ({which}) were taken out of training, and out of validation as items to "
+        "find; test users keep them, and group 0 below holds those who must find one. Models that know items by "
+        "their IDs rank them too, by embeddings that were never the item to find; Pop ranks them last."
+    )
 
 
 def split_name(metric: str) -> tuple[str, int]:
@@ -87,262 +294,91 @@ def split_name(metric: str) -> tuple[str, int]:
     return kind, int(k)
 
 
-def main_table(board: Leaderboard, standings: Sequence[Standing], link: bool) -> tuple[Header, Cells]:
-    """Header and cells of the main table; `link` makes the seeds links to their JSON files (Markdown)."""
-    best = {metric: marks(standings, metric) for metric in board.names}
-    header = ["row", *(n.upper() for n in board.names), "tuned to", "s a run", "runs"]
-    header += [f"the paper's ({RECALLED})", "what it is"]
-    cells = []
-    for s in standings:
-        row = [s.name]
-        for metric in board.names:
-            values = s.values(metric)
-            text = f"{values.mean():.4f} ± {spread(values):.4f}"
-            kind = best[metric].get(s.name)
-            row.append(f"**{text}**" if kind == "best" else f"_{text}_" if kind == "second" else text)
-        row.append(", ".join(f"{k} {v}" for k, v in s.chosen.items()) or "–")
-        row.append(f"{np.median([run.seconds for run in s.runs]):.0f}")
-        files = [f"runs/{s.name}/{run.key}.json" for run in s.runs]
-        row.append(" ".join(f"[{run.seed}]({f})" if link else str(run.seed) for run, f in zip(s.runs, files, strict=True)))
-        paper = published(board.dataset, s.name)
-        row.append(" / ".join(f"{value:.4f}".lstrip("0") for value in paper) if paper else "–")
-        row.append(s.row.about)
-        cells.append(row)
-    return header, cells
-
-
 def p_value(p: float) -> str:
     """``p < 0.001``, or the value."""
     return "p < 0.001" if p < 1e-3 else f"p = {p:.3f}"
 
 
-def group_table(board: Leaderboard, standings: Sequence[Standing], metric: str) -> tuple[Header, Cells]:
-    """One metric by training interactions of the target item."""
-    names = [n for n in group_names(POPULARITY) if n in board.groups(board.ranks(standings[0]), "popularity")]
-    users = board.groups(board.ranks(standings[0]), "popularity")
-    n_seeds = len(standings[0].runs)
-    header = ["row", *(f"{n} ({int(users[n]['users'] / n_seeds):,} users)" for n in names)]
-    found = {s.name: board.groups(board.ranks(s), "popularity") for s in standings}
-    tops = {n: max(found[s.name][n][metric] for s in standings) for n in names}
-    cells = []
-    for s in standings:
-        values = [found[s.name][n][metric] for n in names]
-        cells.append(
-            [s.name, *(f"**{v:.4f}**" if v == tops[n] and v > 0 else f"{v:.4f}" for n, v in zip(names, values, strict=True))]
-        )
-    return header, cells
-
-
-def sections(board: Leaderboard, standings: Sequence[Standing], command: str, link: bool) -> list[Any]:
-    """The report as a list of (kind, content), for either format."""
-    facts = ", ".join(f"{value:,} {name}" for name, value in board.facts.items())
-    first = next((s.runs[0] for s in standings if s.runs), None)
-    made_with = ", ".join(f"{k} {v}" for k, v in (first.versions if first else {}).items())
-    tuned = [s.name for s in standings if s.tuned]
-    grid = f"was tuned on validation NDCG@10 with the first seed, over the learning rates {', '.join(map(str, RATES))}"
-    n_seeds = max(len(s.runs) for s in standings)
-    reference, against = reference_of(standings), []
-    if reference is not None and len(standings) > 1:
-        against = [
-            ("head", f"Against {reference}"),
-            ("text", "Change of the mean, and the p of a paired t-test over users (each user's mean over seeds), two-sided, "
-             "Holm-corrected for the number of rows and metrics."),
-            ("table", comparison_table(board, standings, reference)),
-        ]  # fmt: skip
-    parts: list[Any] = [
-        ("title", f"Leaderboard of {board.dataset}"),
-        ("text", f"{facts}. Leave-one-out, ranking over all items. Mean ± standard deviation over {n_seeds} seeds."),
-        ("text", (f"{', '.join(tuned)} {grid}; the others have the property files' settings." if tuned
-                  else "Settings are those of the property files; nothing was tuned.")
-         + " The best figure of a column is bold, the second best italic."),
-        ("table", main_table(board, standings, link)),
-        *against,
-        ("head", "By how often the item to find occurs in training"),
-        ("text", "HIT@10; 0 is an item that never occurs in training."),
-        ("table", group_table(board, standings, "hit@10")),
-        ("text", "NDCG@10"),
-        ("table", group_table(board, standings, "ndcg@10")),
-        ("plots", None),
-        ("head", "How it was made"),
-        ("code", command),
-        ("text", f"Settings for all rows: {', '.join(f'{k} = {v}' for k, v in board.overrides.items())}. {made_with}."),
-    ]  # fmt: skip
-    return parts
-
-
-def markdown_table(header: Header, cells: Cells) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in cells)])
-
-
-def markdown(board: Leaderboard, standings: Sequence[Standing], command: str) -> str:
+def markdown(blocks: Sequence[Block], figures: Sequence[tuple[str, str, str]]) -> str:
     """The report in Markdown; plots are SVG files beside it."""
+
+    def cell(c: Cell) -> str:
+        text = {"best": f"**{c.text}**", "second": f"_{c.text}_", "": c.text}[c.mark]
+        if len(c.links) == 1 and not c.links[0][0]:
+            return f"[{text}]({quote(c.links[0][1])})"
+        return " ".join(f"[{name}]({quote(file)})" for name, file in c.links) + text
+
+    titles = {name: title for name, title, _ in figures}
     out = []
-    for kind, content in sections(board, standings, command, link=True):
-        if kind == "title":
-            out.append(f"# {content}")
-        elif kind == "head":
-            out.append(f"## {content}")
-        elif kind == "table":
-            out.append(markdown_table(*content))
-        elif kind == "code":
-            out.append(f"```sh\n{content}\n```")
-        elif kind == "plots":
-            out.append("\n\n".join(f"![{title}]({name}.svg)" for name, title, _ in plots(board, standings)))
+    for block in blocks:
+        if block.kind == "table":
+            lines = ["| " + " | ".join(block.header) + " |", "|" + "---|" * len(block.header)]
+            out.append("\n".join([*lines, *("| " + " | ".join(map(cell, row)) + " |" for row in block.rows)]))
+        elif block.kind == "plot":
+            out.append(f"![{titles[block.text]}]({block.text}.svg)")
         else:
-            out.append(content)
+            around = {"title": "# {}", "head": "## {}", "code": "```sh\n{}\n```", "text": "{}"}[block.kind]
+            out.append(around.format(block.text))
     return "\n\n".join(out) + "\n"
 
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #1b1b1b; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; }
-.wide { overflow-x: auto; margin: 1rem 0; } th, td { padding: .35rem .6rem; border-bottom: 1px solid #ddd; }
-th { text-align: left; background: #f4f4f4; } td:first-child { white-space: nowrap; font-weight: 600; }
-td { white-space: nowrap; } figure { margin: 1.5rem 0; } svg { max-width: 100%; height: auto; }
-pre { background: #f4f4f4; padding: .8rem; overflow-x: auto; } b { color: #00518a; }
-@media (prefers-color-scheme: dark) { body { background: #fff; } }
+:root { color-scheme: light; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 84rem; padding: 0 1rem; color: #1b1b1b;
+  background: #fff; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; } p { max-width: 52rem; }
+.wide { overflow-x: auto; margin: 1rem 0; }
+table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; font-size: 13px; }
+th, td { padding: .35rem .6rem; border-bottom: 1px solid #ddd; white-space: nowrap; text-align: right;
+  vertical-align: top; }
+th { background: #f4f4f4; vertical-align: bottom; }
+th:first-child, td:first-child { position: sticky; left: 0; background: #fff; text-align: left; font-weight: 600; }
+th:first-child { background: #f4f4f4; }
+th.prose, td.prose { text-align: left; white-space: normal; min-width: 14rem; font-weight: 400; }
+tbody tr:hover td { background: #f0f6fa; }
+td a { color: inherit; text-decoration: underline dotted #999; } td a:hover { color: #0072b2; }
+td b { color: #00518a; }
+figure { margin: 1.5rem 0; overflow-x: auto; } figcaption { font-size: 13px; color: #555; position: sticky; left: 0; }
+svg { width: 100%; min-width: 40rem; max-width: 66rem; height: auto; }
+pre { background: #f4f4f4; padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; }
+p { overflow-wrap: anywhere; }
+@media (max-width: 40rem) { th:first-child, td:first-child { white-space: normal; max-width: 8.5rem;
+  overflow-wrap: anywhere; } body { margin: 1rem auto; } }
 """
 
 
-def _cell(text: str) -> str:
-    """The few Markdown marks of the tables as HTML."""
-    if text.startswith("**") and text.endswith("**"):
-        return f"<b>{html.escape(text[2:-2])}</b>"
-    if text.startswith("_") and text.endswith("_"):
-        return f"<i>{html.escape(text[1:-1])}</i>"
-    return html.escape(text)
+def page(blocks: Sequence[Block], figures: Sequence[tuple[str, str, str]]) -> str:
+    """The report as one HTML page that needs nothing else (figures link to the JSON files beside it)."""
 
+    def cell(c: Cell) -> str:
+        tag = {"best": "b", "second": "i", "": ""}[c.mark]
+        text = html.escape(c.text)
+        text = f"<{tag}>{text}</{tag}>" if tag else text
+        if len(c.links) == 1 and not c.links[0][0]:
+            return f'<a href="{quote(c.links[0][1])}">{text}</a>'
+        return " ".join(f'<a href="{quote(file)}">{name}</a>' for name, file in c.links) + text
 
-def _seeds(row: Standing) -> str:
-    return " ".join(f'<a href="runs/{row.name}/{run.key}.json">{run.seed}</a>' for run in row.runs)
+    def table(block: Block) -> str:
+        prose = [i for i in range(1, len(block.header)) if block.rows and all(row[i].name for row in block.rows)]
+        kind = ['class="prose"' if i in prose else "" for i in range(len(block.header))]
+        head = "".join(f"<th {k}>{html.escape(name)}</th>" for k, name in zip(kind, block.header, strict=True))
+        rows = ("".join(f"<td {k}>{cell(c)}</td>" for k, c in zip(kind, row, strict=True)) for row in block.rows)
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
-
-def page(board: Leaderboard, standings: Sequence[Standing], command: str) -> str:
-    """The report as one HTML page that needs nothing else (the seeds link to the JSON files of their runs)."""
+    drawn = {name: (title, svg) for name, title, svg in figures}
     out = []
-    for kind, content in sections(board, standings, command, link=False):
-        if kind in ("title", "head"):
-            level = 1 if kind == "title" else 2
-            out.append(f"<h{level}>{html.escape(content)}</h{level}>")
-        elif kind == "table":
-            header, cells = content
-            head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
-            rows = []
-            by_name = {standing.name: standing for standing in standings}
-            for row in cells:
-                links = {header.index("runs"): _seeds(by_name[row[0]])} if "runs" in header else {}
-                tds = "".join(f"<td>{links.get(i) or _cell(cell)}</td>" for i, cell in enumerate(row))
-                rows.append(f"<tr>{tds}</tr>")
-            table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-            out.append(f'<div class="wide">{table}</div>')
-        elif kind == "code":
-            out.append(f"<pre>{html.escape(content)}</pre>")
-        elif kind == "plots":
-            figures = plots(board, standings)
-            out += [f"<figure><figcaption>{html.escape(t)}</figcaption>{svg}</figure>" for _, t, svg in figures]
+    for block in blocks:
+        if block.kind == "table":
+            out.append(table(block))
+        elif block.kind == "plot":
+            title, svg = drawn[block.text]
+            out.append(f"<figure><figcaption>{html.escape(title)}</figcaption>{svg}</figure>")
         else:
-            out.append(f"<p>{html.escape(content)}</p>")
-    title = f"Leaderboard of {html.escape(board.dataset)}"
+            tag = {"title": "h1", "head": "h2", "code": "pre", "text": "p"}[block.kind]
+            out.append(f"<{tag}>{html.escape(block.text)}</{tag}>")
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(blocks[0].text)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
         f"<body>{''.join(out)}</body></html>\n"
     )
-
-
-def plots(board: Leaderboard, standings: Sequence[Standing]) -> list[tuple[str, str, str]]:
-    """(file name, title, SVG) of each plot."""
-    import matplotlib as mpl
-
-    with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": "leaderboard", "font.size": 9}):
-        return [
-            ("metrics", "Test metrics, mean and standard deviation over seeds", _bars(board, standings)),
-            ("groups", "HIT@10 by training interactions of the item to find", _groups(board, standings)),
-            ("curves", "Validation NDCG@10 by epoch, first seed", _curves(standings)),
-            ("cost", "Seconds of training and evaluation against NDCG@10", _cost(standings)),
-        ]
-
-
-def _figure(n: int = 1, size: tuple[float, float] = (7.5, 3.6)) -> tuple[Any, list[Any]]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    axes = [figure.add_subplot(1, n, i + 1) for i in range(n)]
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(axis="y", alpha=0.3)
-    return figure, axes
-
-
-def _svg(figure: Any) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
-
-
-def _bars(board: Leaderboard, standings: Sequence[Standing]) -> str:
-    figure, axes = _figure(len(board.names), (11, 0.6 + 0.36 * len(standings)))
-    names = [s.name for s in standings]
-    for axis, metric in zip(axes, board.names, strict=True):
-        values = [s.values(metric) for s in standings]
-        colours = [COLOURS[i % len(COLOURS)] for i in range(len(standings))]
-        axis.barh(names, [v.mean() for v in values], xerr=[spread(v) for v in values], color=colours, capsize=2)
-        axis.invert_yaxis()
-        axis.grid(axis="y", visible=False)
-        axis.grid(axis="x", alpha=0.3)
-        axis.set_title(metric.upper())
-        if axis is not axes[0]:
-            axis.set_yticklabels([])
-    return _svg(figure)
-
-
-def _groups(board: Leaderboard, standings: Sequence[Standing]) -> str:
-    figure, (axis,) = _figure(size=(8.5, 4))
-    for i, s in enumerate(standings):
-        found = board.groups(board.ranks(s), "popularity")
-        heights = [found[name]["hit@10"] for name in found]
-        axis.plot(list(found), heights, marker="o", label=s.name, color=COLOURS[i % len(COLOURS)])
-    axis.set_xlabel("training interactions of the item")
-    axis.set_ylabel("HIT@10")
-    axis.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    return _svg(figure)
-
-
-def _curves(standings: Sequence[Standing]) -> str:
-    figure, (axis,) = _figure(size=(8.5, 4))
-    for i, s in enumerate(standings):
-        curve = s.runs[0].curve
-        if curve:
-            axis.plot(range(1, len(curve) + 1), curve, label=s.name, color=COLOURS[i % len(COLOURS)])
-    axis.set_xlabel("epoch")
-    axis.set_ylabel("validation NDCG@10")
-    if axis.lines:
-        axis.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    return _svg(figure)
-
-
-def _cost(standings: Sequence[Standing]) -> str:
-    figure, (axis,) = _figure(size=(7.5, 4))
-    for i, s in enumerate(standings):
-        if s.row.model:
-            seconds, score = np.median([run.seconds for run in s.runs]), s.values("ndcg@10").mean()
-            axis.scatter([seconds], [score], color=COLOURS[i % len(COLOURS)])
-            axis.annotate(s.name, (seconds, score), textcoords="offset points", xytext=(5, 4), fontsize=7)
-    axis.set_xscale("log")
-    axis.set_xlabel("seconds of a run (log)")
-    axis.set_ylabel("test NDCG@10")
-    axis.margins(x=0.25)
-    return _svg(figure)
-
-
-def write(board: Leaderboard, standings: Sequence[Standing], command: str) -> Path:
-    """Write ``report.md``, ``report.html`` and the plots into the board's folder; gives the page's path."""
-    for name, _, svg in plots(board, standings):
-        write_text(board.folder / f"{name}.svg", svg)
-    write_text(board.folder / "report.md", markdown(board, standings, command))
-    target = board.folder / "report.html"
-    write_text(target, page(board, standings, command))
-    return target

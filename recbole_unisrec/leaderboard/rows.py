@@ -9,7 +9,8 @@ from typing import Any
 from recbole_unisrec.errors import UserError
 
 RATES = [3e-4, 1e-3, 3e-3]
-STAGES = ("inductive", "transductive")
+STAGES = {"inductive": "text only", "transductive": "text and IDs"}
+OTHER_ENCODER = "feat1other"  # suffix of the text features that another encoder made
 CHECKPOINT = "S-I+S-S"  # name of the pre-trained model when only one is given: both tasks, as in the paper
 
 
@@ -31,6 +32,10 @@ class Row:
         What a reader must know, in a few words.
     pretrained
         Name of the checkpoint (``--pretrained NAME=FILE``) that training starts from; empty: it starts from nothing.
+    of
+        The row that this one is an ablation of.
+    package
+        Optional package that trains it in the place of RecBole.
     """
 
     name: str
@@ -39,14 +44,24 @@ class Row:
     grid: dict[str, list[Any]] = field(default_factory=lambda: {"learning_rate": RATES})
     about: str = ""
     pretrained: str = ""
+    of: str = ""
+    package: str = ""
 
     def points(self) -> list[dict[str, Any]]:
         """The settings to try, the property files' own value first."""
         return [{name: value} for name, values in self.grid.items() for value in values] or [{}]
 
 
-def _ours(name: str, stage: str, about: str, pretrained: str = "", **settings: Any) -> Row:
-    return Row(name, "UniSRec", {"train_stage": f"{stage}_ft", **settings}, about=about, pretrained=pretrained)
+def _ours(name: str, stage: str, about: str, pretrained: str = "", of: str = "", **settings: Any) -> Row:
+    return Row(name, "UniSRec", {"train_stage": f"{stage}_ft", **settings}, about=about, pretrained=pretrained, of=of)
+
+
+def _ablations(name: str, about: str, of: str = "UniSRec-{}", pretrained: str = "", **settings: Any) -> list[Row]:
+    """One change, in both forms of UniSRec."""
+    return [
+        _ours(f"UniSRec-{stage}-{name}", stage, f"ablation: {about}", pretrained, of.format(stage), **settings)
+        for stage in STAGES
+    ]
 
 
 _ROWS = [
@@ -55,26 +70,36 @@ _ROWS = [
     Row("SASRecPacked", "SASRecPacked", about="SASRec on our data path"),
     Row("GRU4Rec", "GRU4Rec", about="RecBole's"),
     Row("BERT4Rec", "BERT4Rec", about="RecBole's"),
-    Row("FDSA", "FDSA", about="RecBole's, with the words of the text"),
+    Row("FDSA", "FDSAText", about="RecBole's, text features for attributes"),
+    Row("S3Rec", "S3RecText", about="RecBole's, text features for attributes, pre-trained on this dataset first"),
     Row("SASRec-text", "SASRecText", about="linear map of the text features"),
     Row("ZESRec", "ZESRec", about="linear map and item offsets"),
-    _ours("UniSRec-inductive", "inductive", "the paper's model, text only"),
-    _ours("UniSRec-transductive", "transductive", "the paper's model, text and IDs"),
-    *(_ours(f"UniSRec-{stage}-ours", stage, "features whitened first, weights averaged", recipe="ours") for stage in STAGES),
+    Row(
+        "RecTools-UniSRec", "SASRecText", {"hidden_size": 256, "n_heads": 1, "train_batch_size": 128},
+        grid={"learning_rate": [1e-4, 3e-4, 1e-3]}, package="rectools",
+        about="UniSRecModel of the package rectools, its defaults otherwise",
+    ),
     *(
-        _ours(f"UniSRec-{stage}-pretrained", stage, "pre-trained, encoder frozen", CHECKPOINT, freeze="encoder")
+        _ours(f"UniSRec-{stage}", stage, f"the paper's model, {reads}, from scratch", of=f"UniSRec-{stage}-pretrained")
+        for stage, reads in STAGES.items()
+    ),
+    *(
+        _ours(f"UniSRec-{stage}-ours", stage, "this project's recipe (props/recipe-ours.yaml), from scratch", recipe="ours")
         for stage in STAGES
     ),
     *(
-        _ours(f"UniSRec-{stage}-full", stage, "pre-trained, everything learns on", CHECKPOINT, freeze="none")
+        _ours(f"UniSRec-{stage}-pretrained", stage, "the paper's model, pre-trained, encoder frozen", CHECKPOINT, freeze="encoder")
         for stage in STAGES
     ),
-    _ours("whitened-features", "transductive", "ablation: features whitened first", feature_scaling="whiten"),
-    _ours("averaged-weights", "transductive", "ablation: weights averaged", ema_decay=0.98),
-    _ours("no-whitening", "inductive", "ablation: linear experts", whitening=False),
-    _ours("one-expert", "inductive", "ablation: no mixture", n_exps=1),
-    _ours("no-gate-noise", "inductive", "ablation: gate without noise", gate_noise=False),
-    _ours("mean-pooling", "inductive", "ablation: mean of the tokens for [CLS]", plm_suffix="feat1Mean"),
+    *_ablations("S-I-only", "pre-trained without the sequence-sequence task", "UniSRec-{}-pretrained", "S-I", freeze="encoder"),
+    *_ablations("full", "pre-trained, everything learns on", "UniSRec-{}-pretrained", CHECKPOINT, freeze="none"),
+    *_ablations("no-whitening", "linear experts without the learned shift", whitening=False),
+    *_ablations("one-expert", "no mixture", n_exps=1),
+    *_ablations("no-gate-noise", "gate without noise", gate_noise=False),
+    *_ablations("mean-pooling", "mean of the tokens for [CLS]", plm_suffix="feat1Mean"),
+    *_ablations("other-encoder", "texts by another encoder", plm_suffix=OTHER_ENCODER),
+    *_ablations("whitened", "features whitened first", feature_scaling="whiten"),
+    *_ablations("averaged", "weights averaged", ema_decay=0.98),
 ]
 ROWS: dict[str, Row] = {row.name: row for row in _ROWS}
 DEFAULT = ["Pop", "SASRecPacked", "SASRec-text", "ZESRec", "UniSRec-inductive", "UniSRec-transductive"]

@@ -10,9 +10,9 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -22,10 +22,14 @@ from recbole_unisrec import quick_start
 from recbole_unisrec.data.dataset import SequenceDataset
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.evaluation import LENGTH, POPULARITY, TestUsers, group_metrics, read_ranks, write_ranks
+from recbole_unisrec.leaderboard import rectools
 from recbole_unisrec.leaderboard.rows import Row
 from recbole_unisrec.metrics import rank_metrics
 from recbole_unisrec.pretrain.checkpoint import load_pretrained
 from recbole_unisrec.settings import build_config, known_settings
+
+if TYPE_CHECKING:
+    from recbole_unisrec.leaderboard.live import Watch
 
 METRICS = ("hit", "ndcg")
 TOPK = [10, 50]
@@ -101,6 +105,10 @@ class Standing:
         """Test metric of each seed, float64 [S]."""
         return np.array([run.test[metric] for run in self.runs])
 
+    def group(self, kind: str, name: str, metric: str) -> np.ndarray:
+        """Test metric of each seed among one group of users, float64 [S]."""
+        return np.array([run.groups[kind][name][metric] for run in self.runs])
+
 
 class Leaderboard:
     """All runs of one dataset, kept in a folder.
@@ -152,6 +160,7 @@ class Leaderboard:
         self.checkpoints = {name: (path, weights_digest(path)) for name, path in (checkpoints or {}).items()}
         self._what: dict[str, tuple[dict[str, Any], list[Any]]] = {}  # what a run depends on but seed and point, by row
         self._known: dict[str, set[str]] = {}  # names of settings by model
+        self._found: dict[str, Run] = {}  # finished runs by key
         self._files: dict[Path, str] = {}  # digests of feature files
         self.users = self._users()
 
@@ -164,12 +173,39 @@ class Leaderboard:
                 build_config(row.model, self.dataset, [], {k: self.overrides[k] for k in nowhere})
             if row.pretrained and row.pretrained not in self.checkpoints:
                 raise UserError(f"row {row.name} starts from a pre-trained model; give --pretrained={row.pretrained}=FILE")
+            if row.package:
+                rectools.check_installed()
             if row.model:
                 self._config(row, row.points()[0], self.seeds[0])
+                self.text_features(row)
+
+    def text_features(self, row: Row) -> Path | None:
+        """File with the text features that a row reads; the embedded dataset makes its own.
+
+        Raises
+        ------
+        UserError
+            If it is missing.
+        """
+        config = self._config(row, {}, self.seeds[0])
+        suffix = config["plm_suffix"]
+        if not suffix:
+            return None
+        quick_start.prepare(config, None, "Mean" if suffix.endswith("Mean") else "CLS")
+        folder = Path(config["data_path"])
+        file = folder / f"{self.dataset}.{suffix}"
+        if not file.is_file():
+            pooling = " --pooling Mean" if suffix.endswith("Mean") else ""
+            raise UserError(
+                f"row {row.name} reads {file}, which does not exist; make it with `python -m dataset_tools.features {folder} "
+                f"--encoder NAME{pooling} --suffix {suffix}`"
+            )
+        return file
 
     def _users(self) -> TestUsers:
         shared = {k: v for k, v in self.overrides.items() if k in ("data_path", "MAX_ITEM_LIST_LENGTH", "cold_items", "cold_by")}
         config = build_config("SASRecPacked", self.dataset, [], shared)
+        quick_start.prepare(config, None, "CLS")
         dataset = SequenceDataset(config)
         dataset.build()
         self._popularity = dataset.item_popularity()
@@ -202,7 +238,7 @@ class Leaderboard:
     def _key(self, row: Row, point: dict[str, Any], seed: int) -> str:
         """Digest of what a result depends on: data, text features, pre-trained weights and every setting that is set."""
         if row.name not in self._what:
-            settings, parts = {}, [row.model, self.topk, self._data_digest]
+            settings, parts = {}, [row.package or row.model, self.topk, self._data_digest]
             if row.model:
                 config = self._config(row, {}, seed)
                 found = quick_start.plain(config.final_config_dict)
@@ -243,6 +279,8 @@ class Leaderboard:
             If its file is damaged.
         """
         key = self._key(row, point, seed)
+        if key in self._found:  # a finished run does not change
+            return replace(self._found[key], point=point)
         file = self.json_file(row.name, key)
         if not file.is_file() or not self.ranks_file(row.name, key).is_file():
             return None
@@ -252,10 +290,12 @@ class Leaderboard:
                 raise ValueError("it is of another run")
         except (ValueError, TypeError) as error:
             raise UserError(f"{file} is damaged ({error}); delete it and run again") from error
-        run.point = point  # a value that was tuned and the same by default are one run
-        return run
+        self._found[key] = run
+        return replace(run, point=point)  # a value that was tuned and the same by default are one run
 
-    def run(self, row: Row, point: dict[str, Any], seed: int, wait: bool = True) -> tuple[Run | None, bool]:
+    def run(
+        self, row: Row, point: dict[str, Any], seed: int, wait: bool = True, tell: Callable[[str], None] = quick_start.say
+    ) -> tuple[Run | None, bool]:
         """One run, and whether it was there already; None if another process is at it and we do not `wait`."""
         if found := self.find(row, point, seed):
             return found, True
@@ -268,17 +308,19 @@ class Leaderboard:
                 if found := self.find(row, point, seed):  # made while we waited
                     return found, True
                 shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
-                made = self._train(row, key, point, seed, work) if row.model else self._popular(row, key, seed)
+                made = self._train(row, key, point, seed, work, tell) if row.model else self._popular(row, key, seed)
                 shutil.rmtree(work, ignore_errors=True)
                 write_text(self.json_file(row.name, key), json.dumps(asdict(made), indent=1) + "\n")
                 return made, False
         except Timeout:
             return None, False
 
-    def _train(self, row: Row, key: str, point: dict[str, Any], seed: int, work: Path) -> Run:
+    def _train(
+        self, row: Row, key: str, point: dict[str, Any], seed: int, work: Path, tell: Callable[[str], None]
+    ) -> Run:
         config = self._config(row, point, seed)
         config["checkpoint_dir"] = str(work)
-        result = quick_start.train(config)
+        result = rectools.train(config, tell) if row.package else quick_start.train(config, tell=tell)
         write_ranks(self.ranks_file(row.name, key), *read_ranks(result.ranks))
         return Run(
             row=row.name,
@@ -319,39 +361,54 @@ class Leaderboard:
             valid=metrics["valid"],
             test=metrics["test"],
             valid_score=metrics["valid"][self.score],
-            groups={kind: self.groups(ranks.numpy()[np.argsort(tokens)][None], kind) for kind in GROUPS},
+            groups={
+                kind: group_metrics(ranks.numpy()[np.argsort(tokens)], getattr(self.users, kind), bounds, METRICS, self.topk)
+                for kind, bounds in GROUPS.items()
+            },
             curve=[],
             seconds=time.perf_counter() - started,
             n_parameters=0,
             versions=quick_start.versions(),
         )
 
-    def fill(self, say: Callable[[str], None] = quick_start.say) -> Iterator[Standing]:
+    def fill(self, watch: Watch) -> Iterator[Standing]:
         """Run what is missing; gives each row when it is complete."""
-        self.check()
         for name, row in self.rows.items():
             points = row.points() if name in self.tuned else [{}]
-            tuning = self._all(row, [(point, self.seeds[0]) for point in points], say)
+            tuning = self._all(row, [(point, self.seeds[0]) for point in points], watch)
             best = max(tuning, key=lambda run: run.valid_score)
             seeds = self.seeds[1:] if row.model else []  # popularity draws nothing
-            yield Standing(name, row, tuning, [best, *self._all(row, [(best.point, seed) for seed in seeds], say)])
+            runs = [best, *self._all(row, [(best.point, seed) for seed in seeds], watch)]
+            yield Standing(name, row, tuning, runs)
 
-    def _all(self, row: Row, jobs: list[tuple[dict[str, Any], int]], say: Callable[[str], None]) -> list[Run]:
+    def _all(self, row: Row, jobs: list[tuple[dict[str, Any], int]], watch: Watch) -> list[Run]:
         """All of these runs; first those that no other process is at."""
         found: dict[int, Run] = {}
         for wait in (False, True):
             for i, (point, seed) in enumerate(jobs):
                 if i in found:
                     continue
-                if wait:
-                    say(f"{row.name}: waiting for another process that is at seed {seed}")
-                run, known = self.run(row, point, seed, wait)
+                what = ", ".join([row.name, *(f"{k} {v}" for k, v in point.items()), f"seed {seed}"])
+                watch.begin(what)
+                if wait and self.find(row, point, seed) is None:
+                    watch.tell(f"{what}: waiting for another process that is at it")
+                run, known = self.run(row, point, seed, wait, watch.tell)
                 if run is not None:
                     found[i] = run
-                    what = ", ".join([*(f"{k} {v}" for k, v in point.items()), f"seed {seed}"])
-                    score = f"valid {self.score.upper()} {run.valid_score:.4f}"
-                    say(f"{row.name}: {what}, {score}{' (from before)' if known else ''}")
+                    watch.end(what, run, known)
         return [found[i] for i in range(len(jobs))]
+
+    def progress(self, name: str) -> str:
+        """How far a row of this board is, by whatever process: ``tuning 1/3`` or ``2/5``; empty for other rows."""
+        if name not in self.rows:
+            return ""
+        row, tuned = self.rows[name], name in self.tuned
+        standing = self.finished(row, tuned)
+        if standing is not None:
+            return f"{len(standing.runs)}/{len(self.seeds) if row.model else 1}"
+        points = row.points() if tuned else [{}]
+        done = sum(self.find(row, point, self.seeds[0]) is not None for point in points)
+        return f"tuning {done}/{len(points)}" if tuned else f"0/{len(self.seeds)}"
 
     def finished(self, row: Row, tuned: bool) -> Standing | None:
         """What is finished of a row, with one seed or more; None if its tuning or its first seed is missing."""
@@ -384,11 +441,6 @@ class Leaderboard:
                 raise UserError(f"{file} has other users than {self.dataset}; delete it and run again")
             found.append(ranks[order])
         return np.stack(found)
-
-    def groups(self, ranks: np.ndarray, kind: str) -> dict[str, dict[str, float]]:
-        """Metrics by ``popularity`` of the target or by ``length`` of the history: int64 ranks [S, U], seeds together."""
-        values = np.tile(getattr(self.users, kind), len(ranks))
-        return group_metrics(ranks.reshape(-1), values, GROUPS[kind], METRICS, self.topk)
 
 
 def topk_of(value: Any) -> list[int]:

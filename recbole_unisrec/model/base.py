@@ -13,11 +13,16 @@ from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
 from torch import Tensor, nn
 
-from recbole_unisrec.data.sequences import PackedBatch
+from recbole_unisrec.data.sequences import PackedBatch, Seen, seen_of_padded
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.model.dropout import Dropout
 from recbole_unisrec.model.encoder import Buckets, CausalTransformer
 from recbole_unisrec.model.losses import MAX_BOUNDED_SCALE, softmax_cross_entropy
+
+# of `TableRecommender.history_bias`, in logits: how far it may go, and how far a weight of one is (Adam moves a weight by
+# about the learning rate a step, and several logits are wanted within some hundred steps)
+HISTORY_LIMIT = 20.0
+HISTORY_GAIN = 100.0
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,8 @@ class TableRecommender(SequentialRecommender):
         )  # fmt: skip
         self.LayerNorm = nn.LayerNorm(s.hidden_size, eps=s.layer_norm_eps)
         self.dropout = Dropout(s.hidden_dropout_prob)
+        # what is added to the score of an item of the history, by how many items ago it was; learned, starts at 0
+        self.history_bias = nn.Parameter(torch.zeros(self.max_seq_length)) if config["history_bias"] else None
         self._cached: tuple[tuple[int, ...], Tensor] | None = None
 
     def init_weights(self, module: nn.Module) -> None:
@@ -136,6 +143,24 @@ class TableRecommender(SequentialRecommender):
             return self.scaled(self.encode(inputs, batch.position, batch.buckets, batch.output))
         return self.scaled(self.encode(inputs, batch.position, batch.buckets)[batch.output])
 
+    def histories(self, batch: PackedBatch | Interaction) -> Seen | None:
+        """What the histories of a batch hold, if the model wants to know (``history_bias``)."""
+        if self.history_bias is None:
+            return None
+        if isinstance(batch, PackedBatch):
+            return batch.histories()
+        return seen_of_padded(batch[self.ITEM_SEQ], batch[self.ITEM_SEQ_LEN])
+
+    def seen_bias(self, seen: Seen) -> Tensor:
+        """What is added to the scores of items of the history, [E], in the unit of the scores.
+
+        The paper has no such term. Items are inputs and candidates at once, so what was just taken scores highest,
+        whether or not anybody takes things twice; one weight for each distance lets the data say.
+        """
+        assert self.history_bias is not None
+        logits = (self.history_bias * HISTORY_GAIN).clamp(-HISTORY_LIMIT, HISTORY_LIMIT)
+        return (logits * self.temperature)[seen.distance]
+
     def calculate_loss(self, interaction: PackedBatch | Interaction) -> Tensor:
         """Cross-entropy over all items (paper Eq. 11 and 12), scalar.
 
@@ -147,11 +172,13 @@ class TableRecommender(SequentialRecommender):
         else:
             output = self.scaled(self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]))
             target = interaction[self.POS_ITEM_ID]
+        seen = self.histories(interaction)
         autocast = torch.is_autocast_enabled(output.device.type)
         dtype = torch.get_autocast_dtype(output.device.type) if autocast else output.dtype
         scale = 1 / self.temperature
-        bounded = self.cosine and scale <= MAX_BOUNDED_SCALE
-        return softmax_cross_entropy(output, self.scaled(table), target, scale, dtype, bounded)
+        bounded = self.cosine and scale + (HISTORY_LIMIT if seen else 0) <= MAX_BOUNDED_SCALE
+        bias = self.seen_bias(seen) if seen else None
+        return softmax_cross_entropy(output, self.scaled(table), target, scale, dtype, bounded, seen, bias)
 
     def train(self, mode: bool = True) -> TableRecommender:
         """Switch to training or evaluation; either way the cached table is forgotten."""
@@ -188,10 +215,17 @@ class TableRecommender(SequentialRecommender):
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Scores [B, n_items] of all items (cosine where the model uses it, without the temperature)."""
         table = self.item_table() if self.training or torch.is_grad_enabled() else self.eval_table()
-        return self._outputs(interaction, table) @ self.scaled(table).T
+        scores = self._outputs(interaction, table) @ self.scaled(table).T
+        if seen := self.histories(interaction):
+            scores = scores.index_put((seen.row, seen.item), self.seen_bias(seen).to(scores.dtype), accumulate=True)
+        return scores
 
     def predict(self, interaction: Interaction) -> Tensor:
         """Scores [B] of the items ``interaction[item_id]``."""
         table = self.item_table() if self.training or torch.is_grad_enabled() else self.eval_table()
         candidates = self.scaled(table[interaction[self.ITEM_ID]])
-        return (self._outputs(interaction, table) * candidates).sum(dim=-1)
+        scores = (self._outputs(interaction, table) * candidates).sum(dim=-1)
+        if seen := self.histories(interaction):
+            mine = seen.item == interaction[self.ITEM_ID][seen.row]
+            scores = scores.index_add(0, seen.row, (self.seen_bias(seen) * mine).to(scores.dtype))
+        return scores

@@ -126,8 +126,9 @@ class MultiHeadAttention(nn.Module):
         cut = self.project(x, (self.query, self.key, self.value))  # (T, 3, nh, hs)
         contexts, start = [], 0
         for n, length in buckets:
-            part = cut[start : start + n * length].unflatten(0, (n, length)).permute(2, 0, 3, 1, 4)  # (3, n, nh, L, hs)
-            mixed = F.scaled_dot_product_attention(*part, is_causal=True)
+            part = cut[start : start + n * length].unflatten(0, (n, length))
+            query, key, value = part.permute(2, 0, 3, 1, 4)  # (n, nh, L, hs)
+            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
             contexts.append(mixed.transpose(1, 2).reshape(n * length, -1))
             start += n * length
         return torch.cat(contexts)

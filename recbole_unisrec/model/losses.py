@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recbole_unisrec.data.sequences import Seen
 from recbole_unisrec.model.linear import missing
 
 LOGITS_PER_BLOCK = 4_000_000  # elements of the largest block of logits in memory (16 MB in float32)
@@ -28,9 +29,10 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, table: Tensor, target: Tensor, scale: float, dtype: torch.dtype, bounded: bool
-    ) -> Tensor:
-        needs_grad = any(ctx.needs_input_grad[:2])
+        ctx: Any, hidden: Tensor, table: Tensor, bias: Tensor | None, target: Tensor, scale: float, dtype: torch.dtype,
+        bounded: bool, seen: Seen | None,
+    ) -> Tensor:  # fmt: skip
+        needs_grad = any(ctx.needs_input_grad[:3])
         (n_pairs, d), n_items = hidden.shape, len(table)
         rows = _rows_per_block(n_items)
         accumulate = torch.float64 if hidden.dtype == torch.float64 else torch.float32
@@ -39,12 +41,21 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
         goal = table_c[target].to(accumulate)  # (P, d)
         mine = scaled.to(accumulate)
         loss = -(mine * goal).sum()
+        grad_bias = None
+        if bias is not None and seen is not None:
+            repeated = (seen.item == target[seen.row]).to(accumulate)
+            loss -= (bias.detach() * repeated).sum() * scale
+            grad_bias = repeated.mul(-1 / n_pairs)
         grad_hidden = torch.empty_like(mine) if needs_grad else None
         grad_table = torch.zeros(table_c.shape, dtype=accumulate, device=table.device) if needs_grad else None
         for start in range(0, n_pairs, rows):
             block = slice(start, start + rows)
             logits = scaled[block] @ table_c.T  # (rows, N)
             real = logits[:, :n_items]
+            if bias is not None and seen is not None:
+                entries = seen.of_rows(start, min(start + rows, n_pairs))
+                place = (seen.row[entries] - start, seen.item[entries])
+                real.index_put_(place, (bias.detach()[entries] * scale).to(dtype), accumulate=True)
             if not bounded:  # else e cannot overflow
                 top = real.amax(dim=1, keepdim=True)
                 real.sub_(top)
@@ -53,26 +64,33 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
             total = real.sum(dim=1, keepdim=True, dtype=accumulate)
             loss += total.log().sum()
             if grad_hidden is not None and grad_table is not None:
-                weight = 1 / (n_pairs * total)  # softmax = n_pairs · weight · logits, of which only the logits are large
+                weight = 1 / (
+                    n_pairs * total
+                )  # softmax = n_pairs · weight · logits, of which only the logits are large
                 torch.mul(logits @ table_c, weight, out=grad_hidden[block])
                 grad_table += logits.T @ (mine[block] * weight).to(dtype)
+                if grad_bias is not None:
+                    grad_bias[entries] += real[place] * weight[place[0], 0]
         if grad_hidden is not None and grad_table is not None:
             grad_hidden.sub_(goal, alpha=1 / n_pairs).mul_(scale)
             grad_table.index_add_(0, target, mine, alpha=-1 / n_pairs)
-            ctx.save_for_backward(grad_hidden[:, :d].to(hidden.dtype), grad_table[:n_items, :d].to(table.dtype))
+            kept = [grad_hidden[:, :d].to(hidden.dtype), grad_table[:n_items, :d].to(table.dtype)]
+            if grad_bias is not None and bias is not None:
+                kept.append(grad_bias.mul_(scale).to(bias.dtype))
+            ctx.save_for_backward(*kept)
         return loss / n_pairs
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        grad_hidden, grad_table = ctx.saved_tensors
-        return grad_outputs[0] * grad_hidden, grad_outputs[0] * grad_table, None, None, None, None
+        grads = [grad_outputs[0] * kept for kept in ctx.saved_tensors]
+        return *grads, *([None] * (9 - len(grads)))
 
 
 def softmax_cross_entropy(
     hidden: Tensor, table: Tensor, target: Tensor, scale: float = 1.0, dtype: torch.dtype | None = None,
-    bounded: bool = False,
+    bounded: bool = False, seen: Seen | None = None, bias: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """Mean cross-entropy of softmax(scale · hidden·tableᵀ), exact, in memory independent of pairs × items.
+    """Mean cross-entropy of softmax(scale · (hidden·tableᵀ + bias)), exact, in memory independent of pairs × items.
 
     Parameters
     ----------
@@ -89,6 +107,8 @@ def softmax_cross_entropy(
     bounded
         Whether rows of `hidden` and `table` have length one and ``scale`` is at most `MAX_BOUNDED_SCALE`, so that
         the exponentials need no maximum taken off.
+    seen, bias
+        Items of the histories, and [E] what is added to their scores; None adds nothing.
 
     Returns
     -------
@@ -97,13 +117,15 @@ def softmax_cross_entropy(
     """
     if len(hidden) == 0:
         raise ValueError("no pair in the batch")
-    loss = _SoftmaxCrossEntropy.apply(hidden, table, target, scale, dtype or hidden.dtype, bounded)
+    loss = _SoftmaxCrossEntropy.apply(hidden, table, bias, target, scale, dtype or hidden.dtype, bounded, seen)
     assert isinstance(loss, Tensor)
     return loss
 
 
 @torch.no_grad()
-def target_ranks(hidden: Tensor, table: Tensor, target: Tensor) -> Tensor:
+def target_ranks(
+    hidden: Tensor, table: Tensor, target: Tensor, seen: Seen | None = None, bias: Tensor | None = None
+) -> Tensor:
     """Rank of each target among all items, 1 is best, by counting instead of sorting.
 
     Equal scores are ranked by item id, as a stable descending sort does. Row 0 of `table` is padding and is no
@@ -113,6 +135,8 @@ def target_ranks(hidden: Tensor, table: Tensor, target: Tensor) -> Tensor:
     ----------
     hidden, table, target
         [B, d], [N, d] and int64 [B] as in `softmax_cross_entropy`; targets are at least 1.
+    seen, bias
+        As in `softmax_cross_entropy`.
 
     Returns
     -------
@@ -122,9 +146,15 @@ def target_ranks(hidden: Tensor, table: Tensor, target: Tensor) -> Tensor:
     n_items = len(table)
     rows = _rows_per_block(n_items)
     table = F.pad(table, (0, 0, 0, missing(n_items)))
-    blocks = zip(hidden.split(rows), target.split(rows), strict=True)
-    ranks = [ranks_of_scores((block @ table.T)[:, :n_items], goal) for block, goal in blocks]
-    return torch.cat(ranks) if ranks else target.new_empty(0)
+    ranks = [target.new_empty(0)]
+    for start in range(0, len(hidden), rows):
+        block = slice(start, start + rows)
+        scores = (hidden[block] @ table.T)[:, :n_items]
+        if seen is not None and bias is not None:
+            entries = seen.of_rows(start, min(start + rows, len(hidden)))
+            scores.index_put_((seen.row[entries] - start, seen.item[entries]), bias[entries], accumulate=True)
+        ranks.append(ranks_of_scores(scores, target[block]))
+    return torch.cat(ranks)
 
 
 def ranks_of_scores(scores: Tensor, target: Tensor) -> Tensor:

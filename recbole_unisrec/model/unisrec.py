@@ -24,7 +24,8 @@ class UniSRec(TableRecommender):
     ----------
     config
         Reads ``train_stage`` (inductive_ft or transductive_ft here), ``n_exps``, ``adaptor_dropout_prob``,
-        ``gate_noise``, ``whitening``, ``temperature`` and the settings of the encoder.
+        ``gate_noise``, ``whitening``, ``temperature``, ``history_bias``, ``mask_unseen_ids`` and the settings of the
+        encoder.
     dataset
         A dataset with ``features`` (see `data.features.FeatureTable`).
 
@@ -54,6 +55,13 @@ class UniSRec(TableRecommender):
         else:
             self.item_embedding = None
         self.apply(self.init_weights)
+        known = None
+        if self.item_embedding is not None and config["mask_unseen_ids"]:
+            # an item that nobody took is no target, so all that its embedding would learn is to be far from everybody
+            known = (dataset.item_popularity() > 0).unsqueeze(1)
+            self.item_embedding.weight.data.mul_(known)
+        self.register_buffer("id_known", known, persistent=False)
+        self.id_known: Tensor | None
         self.moe_adaptor = MoEAdaptor(
             config["n_exps"],
             features.shape[1],
@@ -68,7 +76,9 @@ class UniSRec(TableRecommender):
         """v_i, or v_i + e_i in the transductive form (paper Eq. 11, 12): [n_items, d] or [..., d]."""
         vectors = self.moe_adaptor(self.features if items is None else self.features[items])
         if self.item_embedding is not None:
-            embedding = self.item_embedding.weight if items is None else self.item_embedding(items)
+            weight = self.item_embedding.weight
+            weight = weight if self.id_known is None else weight * self.id_known
+            embedding = weight if items is None else nn.functional.embedding(items, weight)
             vectors = vectors + embedding
         return vectors
 

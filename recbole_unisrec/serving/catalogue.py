@@ -15,7 +15,7 @@ from recbole_unisrec.errors import UserError
 from recbole_unisrec.serving.index import ApproximateIndex
 
 SCHEMA = {"item_id": pl.String, "title": pl.String, "text": pl.String, "popularity": pl.Int64}
-TITLE_LENGTH = 80
+TITLE_LENGTH = 120
 MAX_CHUNKS = 64
 FEW_ROWS = 128
 
@@ -24,8 +24,10 @@ def short_title(text: str) -> str:
     """The first words of a text, for people to read."""
     text = " ".join(text.split())
     if len(text) <= TITLE_LENGTH:
-        return text
-    return text[: TITLE_LENGTH - 1].rpartition(" ")[0].rstrip(",;:") + "…"
+        return text.removesuffix(".")  # joined fields end with one
+    cut = text[: TITLE_LENGTH - 1]
+    blank = cut.rfind(" ")  # some languages write none
+    return (cut[:blank].rstrip(",;:") if blank > TITLE_LENGTH // 2 else cut) + "…"
 
 
 def item_frame(

@@ -145,6 +145,8 @@ def write_folder(
         save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")
         frame = snapshot.items if not len(snapshot.dead) else snapshot.items.filter(pl.Series(snapshot.alive))
         frame.write_parquet(folder / "items.parquet")
+        # the library makes the weights readable for their owner alone, but a service may run as another user
+        (folder / "model.safetensors").chmod((folder / "items.parquet").stat().st_mode & 0o777)
         width = snapshot.candidates.shape[1]
         vectors = (snapshot.vectors(block).numpy() for block in blocks)
         _save_rows(folder / "table.npy", vectors, (len(rows), width), np.float32)

@@ -95,6 +95,8 @@ class Placement:
     ----------
     score, rank
         For the given history, rank 1 is best; None without a known history.
+    n_items
+        Items of the catalogue, without the new one.
     similar
         The nearest items.
     reach
@@ -103,6 +105,7 @@ class Placement:
 
     score: float | None
     rank: int | None
+    n_items: int
     similar: Recommendations
     reach: float | None
     n_histories: int
@@ -503,7 +506,7 @@ class Recommender:
         if len(self.queries):
             reach = float((self.queries @ vector > self._tenth(snapshot)).float().mean())
         similar = self._near(snapshot, vector.unsqueeze(0), k, [])
-        return Placement(score, rank, similar, reach, len(self.queries))
+        return Placement(score, rank, snapshot.n_items, similar, reach, len(self.queries))
 
     def _tenth(self, snapshot: Snapshot) -> Tensor:
         """Score of the tenth item for each of the kept histories, float32 [q]."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from recbole_unisrec.errors import UserError
+from recbole_unisrec.serving.catalogue import Snapshot
 from recbole_unisrec.serving.recommender import Recommendations, Recommender, rows_of
 
 try:
@@ -461,7 +462,7 @@ def _add_routes(app: FastAPI, rec: Recommender, batcher: Batcher) -> None:
     ) -> ItemList:
         """Items whose title holds all words of `q` in any case, the most popular first; or the one with that id."""
         snapshot = rec.snapshot
-        rows = search_items(rec, q, limit)
+        rows = search_items(snapshot, q, limit)
         found = zip(snapshot.ids(rows), snapshot.titles(rows), strict=True)
         return ItemList(items=[Item(item_id=i, title=t) for i, t in found], version=snapshot.version)
 
@@ -475,6 +476,10 @@ def _add_routes(app: FastAPI, rec: Recommender, batcher: Batcher) -> None:
         found = rec.similar_items(item, k)
         return Answer(items=_items(found), basis="item", unknown=[], version=found.version)
 
+    def changed(n: int) -> Changed:
+        after = rec.snapshot
+        return Changed(changed=n, n_items=after.n_items, version=after.version)
+
     @api.post("/items", status_code=201, responses=taken)
     def add(body: AddBody) -> Changed:
         """Add items by their texts; they can be recommended, and stand in histories, at once."""
@@ -484,15 +489,13 @@ def _add_routes(app: FastAPI, rec: Recommender, batcher: Batcher) -> None:
         existing = [item for item in ids if rec.snapshot.row(item) is not None]
         if existing and not body.replace:
             raise HTTPException(409, f"{len(existing)} items exist already, for example {existing[0]!r}")
-        n = rec.add_items([item.model_dump() for item in body.items], replace=body.replace)
-        return Changed(changed=n, n_items=len(rec), version=rec.snapshot.version)
+        return changed(rec.add_items([item.model_dump() for item in body.items], replace=body.replace))
 
     @api.post("/items/remove", responses=missing)
     def remove(body: RemoveBody) -> Changed:
         """Remove items."""
         _must_exist(rec, body.item_ids)
-        n = rec.remove_items(body.item_ids)
-        return Changed(changed=n, n_items=len(rec), version=rec.snapshot.version)
+        return changed(rec.remove_items(body.item_ids))
 
     @api.post("/explain", responses=missing)
     def explain(body: ExplainBody) -> Why:
@@ -515,7 +518,7 @@ def _add_routes(app: FastAPI, rec: Recommender, batcher: Batcher) -> None:
         """Where an item with this text would be recommended; nothing is added."""
         found = rec.preview(body.text, body.history, body.k)
         values = {k: v for k, v in asdict(found).items() if k != "similar"}
-        return Preview(**values, n_items=len(rec), similar=_items(found.similar))
+        return Preview(**values, similar=_items(found.similar))
 
     app.include_router(api)
 
@@ -526,9 +529,8 @@ def _must_exist(rec: Recommender, ids: list[str]) -> None:
         raise HTTPException(404, f"no item {unknown[0]!r} in the catalogue")
 
 
-def search_items(rec: Recommender, words: str, limit: int) -> list[int]:
+def search_items(snapshot: Snapshot, words: str, limit: int) -> list[int]:
     """Rows of items whose title holds all words in any case, the most popular first, after the one with that id."""
-    snapshot = rec.snapshot
     found = [row for row in (snapshot.row(words),) if row is not None]
     parts = words.lower().split()
     if parts:
@@ -576,7 +578,9 @@ def run(rec: Recommender, host: str, port: int, token: str | None, max_body: int
         app, log_level="warning", timeout_graceful_shutdown=drain, limit_concurrency=2 * WAITING, server_header=False,
         h11_max_incomplete_event_size=64 << 10,
     )  # fmt: skip
-    rec.recommend([], 1)  # what is computed at the first request is computed now
+    for history in ([], rec.snapshot.ids(rec.snapshot.by_popularity[:1])):
+        rec.recommend(history, 1)  # what is computed at the first request is computed now
+    search_items(rec.snapshot, "a", 1)
     # uvicorn drains, then raises the signal again; what comes after `run` is ours to do
     signal.signal(signal.SIGTERM, lambda *_: None)
     print(f"serving {len(rec):,} items of {rec.meta.dataset} on http://{host}:{port}/ (docs: /docs)", flush=True)

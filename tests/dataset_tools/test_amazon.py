@@ -351,6 +351,18 @@ def test_missing_column(tmp_path, capsys):
     )
 
 
+def test_another_kind_of_json_is_told_by_its_fields(tmp_path, capsys):
+    write_2018(tmp_path, toy())
+    metadata = tmp_path / "meta_Gift_Cards.json.gz"
+    fails(
+        capsys,
+        tmp_path,
+        "--ratings",
+        metadata,
+        pattern="has no field reviewerID, overall, unixReviewTime; its fields are asin, title",
+    )
+
+
 def test_duplicate_metadata_first_wins(tmp_path, capsys):
     rows = toy()
     metas = [{"asin": i, "title": f"First {i}"} for i in _items(rows)]
@@ -381,10 +393,11 @@ def test_empty_files(tmp_path, capsys):
 
 def test_empty_texts_are_said(tmp_path, capsys):
     rows = toy()
-    write_2018(tmp_path, rows, [{"asin": i, "title": "", "category": []} for i in _items(rows)])
+    titles = dict.fromkeys(_items(rows), "") | {"I0": "Card"}
+    write_2018(tmp_path, rows, [{"asin": i, "title": title, "category": []} for i, title in titles.items()])
     status, err = run(capsys, "Gift", "--raw", tmp_path, "--out", tmp_path / "out")
     assert status == 0
-    assert "6 of 6 item texts are empty after cleaning" in err
+    assert "5 of 6 item texts are empty after cleaning" in err
     assert (tmp_path / "out" / "Gift" / "Gift.text").read_text().splitlines()[1] == "I5\t. . "
 
 

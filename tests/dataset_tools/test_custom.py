@@ -209,3 +209,28 @@ def test_quoted_csv_in_blocks_is_the_table_that_was_written(rows, size, tmp_path
 )
 def test_parse_times(value, seconds):
     assert parse_times(pl.Series([value])).to_list() == [seconds]
+
+
+def test_quotes_that_do_not_match_cost_their_line_alone(tmp_path, capsys):
+    (tmp_path / "products.csv").write_text("sku,name\n" + "".join(f"i{i},Lamp {i}\n" for i in range(5)) + 'i5,"Lamp" \n')
+    orders = write(ORDERS, tmp_path / "orders.csv")
+    files = ["--interactions", orders, "--items", tmp_path / "products.csv", "--name", "shop", "--out", tmp_path / "out"]
+    status, err = run(capsys, *files, *COLUMNS[:-1])
+    assert status == 0
+    assert "line 7: quotes that do not match" in err
+    assert len((tmp_path / "out" / "shop" / "shop.item").read_text().splitlines()) == 6
+
+
+def test_no_item_has_a_text(tmp_path, capsys):
+    status, err = shop(capsys, tmp_path, ".csv", products=PRODUCTS.with_columns(name=pl.lit("..."), brand=pl.lit("-")))
+    assert status == 1
+    assert "none of the 6 items has a text" in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--separator", ";;"), ("--word_drop", "2"), ("--pooling", "max")])
+def test_impossible_values_end_the_run_before_it_starts(tmp_path, capsys, flag, value):
+    with pytest.raises(SystemExit) as caught:
+        shop(capsys, tmp_path, ".csv", *COLUMNS, flag, value)
+    assert caught.value.code == 2
+    assert f"{flag}: " in capsys.readouterr().err

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recbole_unisrec.data.sequences import seen_of_padded
 from recbole_unisrec.metrics import rank_metrics
 from recbole_unisrec.model import losses
 from recbole_unisrec.model.losses import softmax_cross_entropy, target_ranks
@@ -21,6 +22,32 @@ def test_blocked_cross_entropy_equals_the_plain_one(rows: int, monkeypatch: pyte
     ours = softmax_cross_entropy(hidden, table, target, scale=3.0)
     torch.testing.assert_close(ours, plain)
     torch.testing.assert_close(torch.autograd.grad(ours * 2, (hidden, table)), expected)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 100])
+@pytest.mark.parametrize("bounded", [False, True])
+def test_cross_entropy_with_a_bias_for_the_history(rows: int, bounded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "_rows_per_block", lambda n_items: rows)
+    torch.manual_seed(0)
+    hidden = F.normalize(torch.randn(10, 4, dtype=torch.float64)).requires_grad_()
+    table = F.normalize(torch.randn(7, 4, dtype=torch.float64)).requires_grad_()
+    item_seq, length = torch.randint(7, (10, 5)), torch.randint(1, 6, (10,))  # items repeat, targets are among them
+    target = item_seq[torch.arange(10), length - 1]
+    target[:5] = torch.randint(7, (5,))
+    seen = seen_of_padded(item_seq, length)
+    weight = torch.randn(5, dtype=torch.float64, requires_grad=True)
+    scores = hidden @ table.T
+    for row in range(10):
+        for ago in range(int(length[row])):
+            scores = scores + weight[ago] * F.one_hot(torch.tensor([row]), 10).T * F.one_hot(item_seq[row, length[row] - 1 - ago], 7)
+    plain = F.cross_entropy(scores * 3.0, target)
+    ours = softmax_cross_entropy(hidden, table, target, 3.0, bounded=bounded, seen=seen, bias=weight[seen.distance])
+    torch.testing.assert_close(ours, plain)
+    wanted = (hidden, table, weight)
+    torch.testing.assert_close(torch.autograd.grad(ours * 2, wanted), torch.autograd.grad(plain * 2, wanted))
+    with torch.no_grad():
+        ranks = target_ranks(hidden, table, target.clamp(min=1), seen, weight[seen.distance])
+        assert ranks.tolist() == losses.ranks_of_scores(scores, target.clamp(min=1)).tolist()
 
 
 def test_extreme_scores_stay_finite() -> None:

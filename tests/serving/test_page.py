@@ -174,6 +174,8 @@ def test_at_phone_width(page: Any) -> None:
     page.click("#answer > li:first-child button:has-text('Why?')")
     page.wait_for_selector(".why .bars")
     shoot(page, "phone")
+    found = page.locator("#found").bounding_box()
+    assert found["height"] <= 16 * 16  # a long list does not push the answer far down
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     for box in page.locator("button:visible").all():
         assert box.bounding_box()["height"] >= 36
@@ -210,5 +212,19 @@ def test_a_service_that_is_gone_is_said(browser: Any, folders: dict[str, Path]) 
         page.goto(url)
         page.wait_for_selector("#answer li")
     page.fill("#q", "thing")
-    expect(page.locator("#error")).to_have_text("The service does not answer.")
+    error = page.locator("#error")
+    expect(error).to_have_text("The service does not answer.")
+    page.mouse.wheel(0, 5000)
+    expect(error).to_be_in_viewport()
     page.close()
+
+
+def test_nothing_found_and_nothing_left(page: Any) -> None:
+    page.fill("#q", "no such thing")
+    expect(page.locator("#found")).to_have_text("No title holds these words.")
+    page.rec.remove_items([f"item-{i}" for i in range(N_ITEMS) if i != 17])
+    page.fill("#q", "17")
+    expect(page.locator("#found button")).to_have_count(1)
+    page.click("#found button")
+    expect(page.locator("#status")).to_have_text("Nothing is left to recommend.")
+    assert page.locator("#answer li").count() == 0

@@ -19,6 +19,7 @@ from recbole_unisrec import quick_start
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.serving import Recommender, load
 from recbole_unisrec.serving import recommender as module
+from recbole_unisrec.serving.catalogue import TITLE_LENGTH, short_title
 from recbole_unisrec.settings import build_config
 from tests.conftest import N_ITEMS, SMALL, write_ring
 
@@ -178,6 +179,14 @@ def test_explanations_are_what_they_say(rec: Recommender) -> None:
     for some in ([], ["nothing"]):
         with pytest.raises(UserError, match=r"empty|'nothing'"):
             rec.explain(some, item)
+
+
+def test_titles_are_the_beginning_of_the_text() -> None:
+    assert short_title(" Watering can,\n 5 litres. ") == "Watering can, 5 litres"
+    words = short_title("watering can, " * 20)
+    assert len(words) <= TITLE_LENGTH
+    assert words.endswith(("can…", "watering…"))
+    assert short_title("水" * 500) == "水" * (TITLE_LENGTH - 1) + "…"
 
 
 # --- changes
@@ -418,6 +427,7 @@ def test_save_and_load_give_the_same_answers(rec: Recommender, tmp_path: Path) -
     assert again.meta == rec.meta
     mine, its = (np.array(one.explain(["item-1"], "item-2").experts) for one in (rec, again))
     assert np.allclose(mine, its, atol=1e-6)
+    assert len({file.stat().st_mode for file in (tmp_path / "model").iterdir()}) == 1  # who reads one reads all
     kinds = {file.suffix for file in (tmp_path / "model").iterdir()}
     assert kinds == {".json", ".safetensors", ".parquet", ".npy"}
     again.save(tmp_path / "model")  # over itself, while its tables are read from there
