@@ -55,8 +55,6 @@ class UniSRecPretrainTrainer(PackedTrainer):
     model: UniSRecPretrain
 
     def __init__(self, config: Any, model: UniSRecPretrain) -> None:
-        if config["ema_decay"]:
-            raise UserError("ema_decay is for fine-tuning, pre-training has no moving average; leave it out")
         super().__init__(config, model)
         self.world: World = model.world
         self.folder = run_folder(config)
