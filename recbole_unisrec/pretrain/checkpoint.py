@@ -216,7 +216,9 @@ def clean(run: Path) -> None:
     for folder in Path(run).glob(".*.tmp"):
         old = folder.name.endswith(".old.tmp")
         target = folder.with_name(folder.name[1:].removesuffix(".old.tmp"))
-        if old and not target.exists():
+        if folder.is_file():
+            folder.unlink()
+        elif old and not target.exists():
             os.replace(folder, target)  # killed between the two renames
         else:
             shutil.rmtree(folder, ignore_errors=True)

@@ -350,6 +350,8 @@ class PretrainBatch:
     plain, view
         Packed histories, in parts that go through the encoder one after the other; ``item`` counts rows of `unique`,
         ``target`` is empty.
+    plain_order, view_order
+        int64 [b]: which of the outputs, end to end, belongs to pair i.
     target
         int64 [b] rows of `unique`: the next items.
     ids
@@ -364,7 +366,9 @@ class PretrainBatch:
     unique: Tensor
     features: Tensor | None
     plain: list[PackedBatch]
+    plain_order: Tensor
     view: list[PackedBatch]
+    view_order: Tensor
     target: Tensor
     ids: Tensor
     owner: Tensor | None
@@ -405,7 +409,7 @@ def make_batch(
     at_a_time
         See `views.Rows.packed`.
     """
-    parts, view_parts = plain.packed(at_a_time), view.packed(at_a_time)
+    (parts, order), (view_parts, view_order) = plain.packed(at_a_time), view.packed(at_a_time)
     seen = torch.zeros(n_ids, dtype=torch.bool)  # faster than a sort
     for found in (plain.items, view.items, target):
         seen[found] = True
@@ -416,7 +420,9 @@ def make_batch(
         part.item = row_of[part.item]
     gathered = features[unique] if features is not None else None
     ids = target if ids is None else ids
-    return PretrainBatch(unique, gathered, parts, view_parts, row_of[target], ids, owner, sizes or [len(target)])
+    return PretrainBatch(
+        unique, gathered, parts, order, view_parts, view_order, row_of[target], ids, owner, sizes or [len(target)]
+    )  # fmt: skip
 
 
 class PretrainLoader:

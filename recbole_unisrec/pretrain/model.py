@@ -32,7 +32,7 @@ class UniSRecPretrain(UniSRec):
     def __init__(self, config: Any, dataset: MixtureDataset) -> None:
         empty = FeatureTable(torch.zeros(1, dataset.features.width), dataset.features.encoder)
         table_as_it_is = {"feature_scaling": "none", "feature_precision": "fp32"}  # the dataset has scaled it
-        settings = _Override(config, **table_as_it_is, train_stage="pretrain")
+        settings = _Override(config, **table_as_it_is, train_stage="pretrain", history_bias=None)
         super().__init__(settings, SimpleNamespace(num=lambda field: 1, features=empty))
         self.weight_seq = float(config["lambda"])
         self.masking = config["contrastive_masking"] or MASKINGS[0]
@@ -57,8 +57,8 @@ class UniSRecPretrain(UniSRec):
         """Sequence-item and sequence-sequence loss (Eq. 8, 9): this process's part of the mean over the global batch."""
         x = self.features[batch.unique] if batch.features is None else batch.features
         table = self.moe_adaptor(x)  # (U, d)
-        seq_output = self.outputs_in_parts(batch.plain, table)  # (b, d)
-        seq_output_aug = self.outputs_in_parts(batch.view, table)  # (b, d)
+        seq_output = self.outputs_in_parts(batch.plain, table)[batch.plain_order]  # (b, d)
+        seq_output_aug = self.outputs_in_parts(batch.view, table)[batch.view_order]  # (b, d)
         items = self.scaled(table[batch.target])  # (b, d)
         kind = seq_output.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else seq_output.dtype

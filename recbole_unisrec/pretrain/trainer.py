@@ -55,8 +55,6 @@ class UniSRecPretrainTrainer(PackedTrainer):
     model: UniSRecPretrain
 
     def __init__(self, config: Any, model: UniSRecPretrain) -> None:
-        if config["ema_decay"]:
-            raise UserError("ema_decay is for fine-tuning, pre-training has no moving average; leave it out")
         super().__init__(config, model)
         self.world: World = model.world
         self.folder = run_folder(config)
@@ -322,10 +320,12 @@ class UniSRecPretrainTrainer(PackedTrainer):
             base = domain.first_item
             ids = torch.arange(1 + base, 1 + base + domain.n_items)
             with self.autocast():
-                parts = [self.model.moe_adaptor(self.dataset.features[b].to(self.device)) for b in ids.split(BLOCK)]
-                table = torch.cat([torch.zeros_like(parts[0][:1]), *parts])
+                blocks = [self.model.moe_adaptor(self.dataset.features[b].to(self.device)) for b in ids.split(BLOCK)]
+                table = torch.cat([torch.zeros_like(blocks[0][:1]), *blocks])
                 local = replace(rows, items=rows.items - base)
-                output = self.model.outputs_in_parts([p.to(self.device) for p in local.packed(BLOCK)], table)
+                parts, order = local.packed(BLOCK)
+                output = self.model.outputs_in_parts([p.to(self.device) for p in parts], table)
+            output = output[order.to(self.device)]
             target = (target - base).to(self.device)
             ranks = target_ranks(output.float(), self.model.scaled(table.float()), target)
             found[domain.name] = dict(rank_metrics(ranks.cpu(), VALID_METRICS, VALID_TOPK))

@@ -49,29 +49,43 @@ class Rows:
     @property
     def position(self) -> Tensor:
         """int64 [T] places of the items in their rows."""
-        return torch.arange(len(self.items)) - torch.repeat_interleave(self.start, self.length)
+        return spans(self.start, self.length)[1]
 
-    def packed(self, at_a_time: int = 0) -> list[PackedBatch]:
-        """Batches for the packed encoder, of `at_a_time` rows each at most (0 makes one); outputs are those of the pairs.
+    def packed(self, at_a_time: int = 0) -> tuple[list[PackedBatch], Tensor]:
+        """Pack the histories for the encoder, those of one length together.
 
-        Their ``target`` is empty: it is the caller's.
+        Parameters
+        ----------
+        at_a_time
+            Rows of each part at most; 0 makes one part.
+
+        Returns
+        -------
+        tuple
+            The parts, whose ``target`` is empty, and int64 [P]: which of their outputs, end to end, belongs to each pair.
         """
-        parts, none = [], torch.empty(0, dtype=torch.int64)
-        position = self.position
+        parts, orders, none = [], [], torch.empty(0, dtype=torch.int64)
         first = begin = 0
-        for length in self.length.split(at_a_time or len(self)):
-            last = first + int(length.sum())
+        for part in self.length.split(at_a_time or len(self)):
+            last = first + int(part.sum())
             end = int(torch.searchsorted(self.output, last))
-            output = self.output[begin:end] - first
-            buckets = [(1, n) for n in length.tolist()]
-            parts.append(PackedBatch(self.items[first:last], position[first:last], buckets, output, none))
+            length, row = part.sort(stable=True)
+            start = part.cumsum(0) - part
+            place, position = spans(start[row], length)
+            moved = torch.empty_like(place).scatter_(0, place, torch.arange(len(place)))
+            output, pair = moved[self.output[begin:end] - first].sort(stable=True)
+            orders.append(begin + torch.empty_like(pair).scatter_(0, pair, torch.arange(len(pair))))
+            width, count = length.unique_consecutive(return_counts=True)
+            buckets = list(zip(count.tolist(), width.tolist(), strict=True))
+            parts.append(PackedBatch(self.items[first + place], position, buckets, output, none))
             first, begin = last, end
-        return parts
+        return parts, torch.cat(orders)
 
 
-def ranges(start: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """int64 [Σ count]: the numbers ``start[i] ... start[i] + count[i] - 1`` of each i, end to end."""
-    return np.arange(int(count.sum())) + np.repeat(start - (np.cumsum(count) - count), count)
+def spans(start: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """The numbers ``start[i] ... start[i] + count[i] - 1`` of each i, end to end, and those less ``start[i]``."""
+    within = torch.arange(int(count.sum())) - torch.repeat_interleave(count.cumsum(0) - count, count)
+    return within + torch.repeat_interleave(start, count), within
 
 
 def cut_rows(items: np.ndarray, start: np.ndarray, stop: np.ndarray, first: np.ndarray) -> Rows:
@@ -84,16 +98,19 @@ def cut_rows(items: np.ndarray, start: np.ndarray, stop: np.ndarray, first: np.n
     start, stop, first
         int64 [R], ``1 <= first <= stop - start``.
     """
-    length = stop - start
-    begin = np.cumsum(length) - length
-    output = ranges(begin + first - 1, length - first + 1)
-    found = items[ranges(start, length)].astype(np.int64) + 1
-    return Rows(torch.from_numpy(found), torch.from_numpy(length), torch.from_numpy(output))
+    length = torch.from_numpy(stop - start)
+    begin = length.cumsum(0) - length
+    output, _ = spans(begin + torch.from_numpy(first) - 1, length - torch.from_numpy(first) + 1)
+    return Rows(_ids(items, spans(torch.from_numpy(start), length)[0]), length, output)
 
 
 def next_items(items: np.ndarray, start: np.ndarray, stop: np.ndarray, first: np.ndarray) -> Tensor:
     """int64 [P] ids that follow the prefixes of `cut_rows`."""
-    return torch.from_numpy(items[ranges(start + first, stop - start - first + 1)].astype(np.int64) + 1)
+    return _ids(items, spans(torch.from_numpy(start + first), torch.from_numpy(stop - start - first + 1))[0])
+
+
+def _ids(items: np.ndarray, place: Tensor) -> Tensor:
+    return torch.from_numpy(items[place.numpy()].astype(np.int64) + 1)
 
 
 def hashed_uniform(keys: np.ndarray, seed: int) -> np.ndarray:

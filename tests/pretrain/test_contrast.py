@@ -63,7 +63,7 @@ def test_agrees_with_the_authors(reference: Any, view: str, masking: str, kind: 
     )
     assert model.calculate_loss(batch).item() == pytest.approx(float(total), rel=1e-5)
     if view == "item_drop":
-        outputs = model.outputs_in_parts(batch.plain, model.moe_adaptor(batch.features))
+        outputs = model.outputs_in_parts(batch.plain, model.moe_adaptor(batch.features))[batch.plain_order]
         torch.testing.assert_close(
             outputs, torch.from_numpy(reference["pretrain/seq_output_normalized"]), rtol=1e-5, atol=1e-6
         )

@@ -152,7 +152,9 @@ def test_half_written_checkpoints_are_not_seen(mixture: Path, tiny: dict[str, An
     replaced = folder / f".{newest.name}.old.tmp"
     newest.rename(replaced)  # killed between the two renames of a replacement
     assert store.latest_checkpoint(folder) is None
+    (folder / ".gates.png.abc.tmp").touch()
     store.clean(folder)
+    assert not list(folder.glob(".*"))
     assert store.latest_checkpoint(folder) is not None
     assert not half.exists()
 

@@ -53,12 +53,19 @@ def test_one_pass_over_a_segment_drops_as_from_each_prefix() -> None:
 
 @pytest.mark.parametrize("at_a_time", [0, 1, 2, 3])
 def test_packing_in_parts(at_a_time: int) -> None:
-    rows = Rows(torch.arange(1, 10), torch.tensor([4, 2, 3]), torch.tensor([1, 3, 5, 6, 8]))
-    parts = rows.packed(at_a_time)
-    assert len(parts) == {0: 1, 1: 3, 2: 2, 3: 1}[at_a_time]
-    assert torch.cat([part.item[part.output] for part in parts]).tolist() == [2, 4, 6, 7, 9]
-    assert torch.cat([part.position for part in parts]).tolist() == [0, 1, 2, 3, 0, 1, 0, 1, 2]
-    assert [n for part in parts for n in part.buckets] == [(1, 4), (1, 2), (1, 3)]
+    rows = Rows(torch.arange(1, 12), torch.tensor([4, 2, 3, 2]), torch.tensor([1, 3, 5, 6, 8, 10]))
+    parts, order = rows.packed(at_a_time)
+    assert len(parts) == {0: 1, 1: 4, 2: 2, 3: 2}[at_a_time]
+    history = [part.item[o - p : o + 1].tolist() for part in parts
+               for o, p in zip(part.output, part.position[part.output], strict=True)]  # fmt: skip
+    found = [history[o] for o in order]
+    assert found == [[1, 2], [1, 2, 3, 4], [5, 6], [7], [7, 8, 9], [10, 11]]
+    for part in parts:
+        assert torch.equal(part.output, part.output.sort().values)  # in the order of the sequences
+        assert sum(n * length for n, length in part.buckets) == len(part.item)
+        assert [length for _, length in part.buckets] == sorted({length for _, length in part.buckets})
+    if at_a_time == 0:
+        assert parts[0].buckets == [(2, 2), (1, 3), (1, 4)]
 
 
 @pytest.mark.parametrize("lengths", [(1,), (5,), (1, 1, 1)])
