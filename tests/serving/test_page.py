@@ -25,6 +25,7 @@ from recbole_unisrec.serving import service  # noqa: E402
 from tests.serving.test_service import TOKEN, WordEncoder  # noqa: E402
 
 expect = playwright_api.expect
+expect.set_options(timeout=30_000)  # a machine may have other things to do
 SHOTS = os.environ.get("PAGE_SHOTS")  # a folder, to look at what the browser shows
 
 
@@ -42,7 +43,8 @@ def serving(folder: Path, **options: Any) -> Iterator[tuple[str, Any]]:
         time.sleep(0.02)
     yield f"http://127.0.0.1:{listener.getsockname()[1]}/", rec
     server.should_exit = True
-    thread.join(10)
+    thread.join(60)
+    assert not thread.is_alive()
     listener.close()
 
 

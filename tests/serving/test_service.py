@@ -304,9 +304,9 @@ def test_a_served_model_under_fire_drains_and_saves(server: tuple[str, subproces
         b"POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n",
         b"POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
     ):
-        with socket.create_connection(address, timeout=10) as connection:
+        with socket.create_connection(address, timeout=60) as connection:
             connection.sendall(raw)
-            connection.settimeout(10)
+            connection.settimeout(60)
             try:
                 answer = connection.recv(4096)
             except ConnectionResetError:
@@ -317,7 +317,7 @@ def test_a_served_model_under_fire_drains_and_saves(server: tuple[str, subproces
     statuses: list[object] = []
 
     def ask(n: int) -> None:
-        with httpx.Client(base_url=url, timeout=30) as client:
+        with httpx.Client(base_url=url, timeout=120) as client:
             for i in range(n):
                 body = {"history": [f"item-{(i + j) % N_ITEMS}" for j in range(1 + i % 5)]}
                 statuses.append(client.post("/recommend", json=body).status_code)
@@ -325,14 +325,14 @@ def test_a_served_model_under_fire_drains_and_saves(server: tuple[str, subproces
     threads = [threading.Thread(target=ask, args=(40,)) for _ in range(4)]
     for thread in threads:
         thread.start()
-    removed = httpx.post(f"{url}/items/remove", json={"item_ids": ["item-5"]}, timeout=30)
+    removed = httpx.post(f"{url}/items/remove", json={"item_ids": ["item-5"]}, timeout=120)
     for thread in threads:
         thread.join()
     assert removed.status_code == 200
     assert statuses == [200] * 160
 
     # SIGTERM while a request is under way: its body is half sent; it is answered, then the process ends with 0
-    with socket.create_connection(address, timeout=30) as connection:
+    with socket.create_connection(address, timeout=120) as connection:
         body = json.dumps({"history": ["item-1"]}).encode()
         head = f"POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode() + body[:5])
