@@ -51,12 +51,13 @@ def measure(folder: Path, steps: int, batch: int) -> None:
     from recbole.data import create_dataset, data_preparation
     from recbole.utils import get_trainer
 
-    from recbole_unisrec.memory import peak_memory
+    from recbole_unisrec.memory import keep_freed_memory, peak_memory
     from recbole_unisrec.settings import build_config, model_class
 
     def say(stage: str, started: float) -> None:
         print(json.dumps({"stage": stage, "s": time.perf_counter() - started, "peak": peak_memory()}), flush=True)
 
+    keep_freed_memory()  # as `run_unisrec.py` does
     started = time.perf_counter()
     say("libraries", started)
     overrides = {

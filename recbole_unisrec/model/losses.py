@@ -13,11 +13,12 @@ from recbole_unisrec.data.sequences import Seen
 from recbole_unisrec.model.linear import missing
 
 LOGITS_PER_BLOCK = 4_000_000  # elements of the largest block of logits in memory (16 MB in float32)
+MIN_ROWS = 256  # each block is added to the table's gradient [n_items, d], so that it should not be much smaller
 MAX_BOUNDED_SCALE = 60.0  # exp(60) times as many items as there may be fits in float32
 
 
 def _rows_per_block(n_items: int) -> int:
-    return max(1, LOGITS_PER_BLOCK // n_items)
+    return max(MIN_ROWS, LOGITS_PER_BLOCK // n_items)
 
 
 class _SoftmaxCrossEntropy(torch.autograd.Function):
