@@ -92,7 +92,7 @@ class Collector:
         UserError
             If there is none; it names ``path``, where they were read from.
         """
-        columns = {name: self._take(name) for name in self._types}
+        columns: dict[str, Any] = {name: self._take(name) for name in self._types}
         data = Interactions(**columns, user_ids=self.user_ids, item_ids=self.item_ids)
         del columns
         if not len(data):

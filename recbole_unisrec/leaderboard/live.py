@@ -85,9 +85,9 @@ class LiveWatch(Watch):
     ) -> None:
         super().__init__(board, standings)
         self.console = console or Console()
-        self.live = Live(console=self.console, get_renderable=self._draw, refresh_per_second=2, transient=False)
         self.found: list[Standing] = []
         self.what, self.line = "", ""
+        self.live = Live(console=self.console, get_renderable=self._draw, refresh_per_second=2, transient=False)
 
     def __enter__(self) -> Watch:
         self.found = self.standings()

@@ -68,6 +68,10 @@ _ROWS = [
     Row("Pop", "", grid={}, about="most frequent in training"),
     Row("SASRec", "SASRec", about="RecBole's"),
     Row("SASRecPacked", "SASRecPacked", about="SASRec on our data path"),
+    Row(
+        "SASRec-ours", "SASRecPacked", {"history_bias": True, "ema_decay": 0.98},
+        about="SASRec with what it can use of this project's recipe: history bias, averaged weights",
+    ),
     Row("GRU4Rec", "GRU4Rec", about="RecBole's"),
     Row("BERT4Rec", "BERT4Rec", about="RecBole's"),
     Row("FDSA", "FDSAText", about="RecBole's, text features for attributes"),
@@ -95,6 +99,13 @@ _ROWS = [
         for stage in STAGES
     ),
     *(
+        _ours(
+            f"UniSRec-{stage}-ours-LSA", stage, "this project's recipe, texts by TF-IDF and singular vectors (--encoder lsa)",
+            of=f"UniSRec-{stage}-ours", recipe="ours", plm_suffix="feat1LSA",
+        )
+        for stage in STAGES
+    ),
+    *(
         _ours(f"UniSRec-{stage}-pretrained", stage, "the paper's model, pre-trained, encoder frozen", CHECKPOINT, freeze="encoder")
         for stage in STAGES
     ),
@@ -107,6 +118,7 @@ _ROWS = [
     *_ablations("other-encoder", "texts by another encoder", plm_suffix=OTHER_ENCODER),
     *_ablations("whitened", "features whitened first", feature_scaling="whiten"),
     *_ablations("averaged", "weights averaged", ema_decay=0.98),
+    *_ablations("history", "history bias", history_bias=True),
 ]
 ROWS: dict[str, Row] = {row.name: row for row in _ROWS}
 DEFAULT = ["Pop", "SASRecPacked", "SASRec-text", "ZESRec", "UniSRec-inductive", "UniSRec-transductive"]
