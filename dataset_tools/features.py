@@ -758,12 +758,7 @@ def encode_dataset(
             "max_length": max_length,
             "prompt": prompt,
             "precision": precision,
-            "word_drop": word_drop,
-            "seed": seed,
-            "rows": len(texts),
-            "dtype": dtype,
-            "texts_sha256": _texts_hash(ids, texts),
-            "tool_version": __version__,
+            **_made_from(ids, texts, word_drop, seed, dtype),
         }
         model = None
         if local:  # its weights may have changed under the same name
@@ -796,6 +791,18 @@ def _write_index(path: Path, ids: Sequence[str]) -> None:
         write_text(path, "".join(f"{item}\t{i}\n" for i, item in enumerate(ids)))
 
 
+def _made_from(ids: Sequence[str], texts: Sequence[str], word_drop: float, seed: int, dtype: str) -> dict[str, object]:
+    """What is said beside features of any encoder."""
+    return {
+        "word_drop": word_drop,
+        "seed": seed,
+        "rows": len(texts),
+        "dtype": dtype,
+        "texts_sha256": _texts_hash(ids, texts),
+        "tool_version": __version__,
+    }
+
+
 def _encode_fitted(
     path: Path, ids: Sequence[str], texts: Sequence[str], encoder: str, word_drop: float, seed: int, dtype: str, overwrite: bool
 ) -> None:
@@ -816,12 +823,7 @@ def _encode_fitted(
         "max_length": 0,
         "prompt": "",
         "precision": "fp32",
-        "word_drop": word_drop,
-        "seed": seed,
-        "rows": len(texts),
-        "dtype": dtype,
-        "texts_sha256": _texts_hash(ids, texts),
-        "tool_version": __version__,
+        **_made_from(ids, texts, word_drop, seed, dtype),
     }
     if not overwrite and _is_current(path, kept, meta):
         return

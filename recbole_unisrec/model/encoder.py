@@ -95,6 +95,18 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, p: float) ->
     return dropout(scores.softmax(dim=-1).to(value.dtype), p, training=True) @ value
 
 
+def attend_buckets(qkv: Tensor, buckets: Buckets) -> Tensor:
+    """Causal attention within each sequence, without dropout: qkv [T, 3, nh, hs] -> [T, nh·hs]."""
+    mixed, start = [], 0
+    for n, length in buckets:
+        cut = qkv[start : start + n * length].unflatten(0, (n, length))
+        query, key, value = cut.permute(2, 0, 3, 1, 4)  # (n, nh, L, hs)
+        out = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        mixed.append(out.transpose(1, 2).reshape(n * length, -1))
+        start += n * length
+    return torch.cat(mixed)
+
+
 class MultiHeadAttention(nn.Module):
     """Causal self-attention with residual and LayerNorm (RecBole ``MultiHeadAttention``)."""
 
@@ -123,15 +135,7 @@ class MultiHeadAttention(nn.Module):
 
     def attend_buckets(self, x: Tensor, buckets: Buckets) -> Tensor:
         """`attend_rows` bucket by bucket."""
-        cut = self.project(x, (self.query, self.key, self.value))  # (T, 3, nh, hs)
-        contexts, start = [], 0
-        for n, length in buckets:
-            part = cut[start : start + n * length].unflatten(0, (n, length))
-            query, key, value = part.permute(2, 0, 3, 1, 4)  # (n, nh, L, hs)
-            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-            contexts.append(mixed.transpose(1, 2).reshape(n * length, -1))
-            start += n * length
-        return torch.cat(contexts)
+        return attend_buckets(self.project(x, (self.query, self.key, self.value)), buckets)
 
     def attend_last(self, x: Tensor, buckets: Buckets, last: Tensor) -> Tensor:
         """Mixed values [B, d] of the rows `last` of x [T, d] alone, without keys and values of the others.

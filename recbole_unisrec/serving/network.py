@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from recbole_unisrec.data.sequences import Pairs, bucket_lengths, pack_last
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.model.adaptor import MoEAdaptor
-from recbole_unisrec.model.encoder import Buckets, CausalTransformer, TransformerLayer
+from recbole_unisrec.model.encoder import Buckets, CausalTransformer, TransformerLayer, attend_buckets
 
 ROWS = 1024  # histories encoded at a time
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -230,14 +230,7 @@ class _Layer:
 
     def attend(self, x: Tensor, buckets: Buckets) -> Tensor:
         """Causal self-attention before its output projection: [T, d] -> [T, d]."""
-        rows, parts, start = self.query_key_value(x), [], 0
-        for n, length in buckets:
-            cut = rows[start : start + n * length].view(n, length, 3, self.n_heads, -1)
-            query, key, value = cut.permute(2, 0, 3, 1, 4)  # (n, nh, L, hs)
-            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-            parts.append(mixed.transpose(1, 2).reshape(n * length, -1))
-            start += n * length
-        return torch.cat(parts)
+        return attend_buckets(self.query_key_value(x).unflatten(1, (3, self.n_heads, -1)), buckets)
 
     def attend_last(self, x: Tensor, buckets: Buckets, last: Tensor) -> Tensor:
         """The same for the rows `last` alone: [T, d] -> [B, d]."""
