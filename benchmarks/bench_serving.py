@@ -207,7 +207,7 @@ def our_model(rec: Recommender) -> Any:
             self.dropout = torch.nn.Identity()
             vectors = rec.snapshot.vectors(torch.arange(rec.snapshot.n))
             self.table = torch.cat([torch.zeros(1, vectors.shape[1]), vectors])
-            self._cached = None
+            self.history_bias = self._cached = None
 
         def item_table(self, items: Any = None) -> Any:
             return self.table if items is None else self.table[items]
