@@ -54,7 +54,7 @@ def test_two_models_give_one_table_and_a_json_each(ring: Path, capsys: pytest.Ca
         (["--dataset", "ring", "--precision=fp8"], "unknown precision 'fp8'"),
         (["--dataset", "ring", "--learning_rate=1e30", "--train_batch_size=64"], "loss is not finite"),
         (["--dataset", "ring", "--model", "SASRec"], "topk 50 is more than the 24 items"),
-        (["--dataset", "ring", "--model", "CORE", "--cold_items=0.1"], "cold_items goes with SASRec"),
+        (["--dataset", "ring", "--model", "LightSANs", "--cold_items=0.1"], "cold_items goes with SASRec"),
         (["--dataset", "ring", "--cold_items=2"], "a share between 0 and 1"),
         (["--dataset", "ring", "--recipe", "secret"], "unknown recipe 'secret'; choose one of paper, ours"),
         (["--dataset", "ring", "--feature_scaling=zip"], "unknown feature_scaling 'zip'"),
