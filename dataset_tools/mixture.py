@@ -65,19 +65,21 @@ def _read_columns(path: Path, columns: dict[str, Any]) -> Any:
     try:
         with open(path, "rb") as file:
             header = file.readline().decode("utf-8", errors="replace").rstrip("\r\n")
+            bare = not file.read(1)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     fields = [field.split(":")[0] for field in header.split("\t")]
     missing = [column for column in columns if column not in fields]
     if missing:
         raise UserError(f"{path} has no column {', '.join(missing)}; its header holds: {', '.join(fields)}")
+    if bare:  # polars before 1.38 loses the columns of a file without rows
+        return pl.LazyFrame(schema=columns)
     return pl.scan_csv(
         path,
         separator="\t",
         quote_char=None,
         has_header=False,
         skip_rows=1,
-        raise_if_empty=False,
         schema={field: columns.get(field, pl.String) for field in fields},
     ).select(list(columns))
 
