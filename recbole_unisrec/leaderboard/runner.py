@@ -375,10 +375,15 @@ class Leaderboard:
         """Run what is missing; gives each row when it is complete."""
         for name, row in self.rows.items():
             points = row.points() if name in self.tuned else [{}]
-            tuning = self._all(row, [(point, self.seeds[0]) for point in points], watch)
-            best = max(tuning, key=lambda run: run.valid_score)
             seeds = self.seeds[1:] if row.model else []  # popularity draws nothing
-            runs = [best, *self._all(row, [(best.point, seed) for seed in seeds], watch)]
+            jobs = [(point, self.seeds[0]) for point in points]
+            if len(points) == 1:  # nothing to choose: the other seeds need not wait for the first
+                runs = self._all(row, [*jobs, *((points[0], seed) for seed in seeds)], watch)
+                tuning = runs[:1]
+            else:
+                tuning = self._all(row, jobs, watch)
+                best = max(tuning, key=lambda run: run.valid_score)
+                runs = [best, *self._all(row, [(best.point, seed) for seed in seeds], watch)]
             yield Standing(name, row, tuning, runs)
 
     def _all(self, row: Row, jobs: list[tuple[dict[str, Any], int]], watch: Watch) -> list[Run]:
