@@ -65,9 +65,7 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
             total = real.sum(dim=1, keepdim=True, dtype=accumulate)
             loss += total.log().sum()
             if grad_hidden is not None and grad_table is not None:
-                weight = 1 / (
-                    n_pairs * total
-                )  # softmax = n_pairs · weight · logits, of which only the logits are large
+                weight = 1 / (n_pairs * total)  # softmax = n_pairs · weight · logits: only the logits are large
                 torch.mul(logits @ table_c, weight, out=grad_hidden[block])
                 grad_table += logits.T @ (mine[block] * weight).to(dtype)
                 if grad_bias is not None:
