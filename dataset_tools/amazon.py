@@ -240,6 +240,7 @@ def build(
     *,
     user_k: int = 5,
     item_k: int = 5,
+    shuffle_ties: int | None = None,
     text_fields: tuple[str, ...] = DEFAULT_FIELDS,
     bad: BadLines | None = None,
 ) -> tuple[Dataset, dict[str, Any]]:
@@ -269,8 +270,8 @@ def build(
     known, texts, counts = read_metadata(metadata, ITEM_FIELD[year], fields, data.item_ids, wanted, bad)
     pipeline.keep_items(data, known)
     del known
-    dataset = pipeline.k_core_dataset(data, texts, user_k, item_k)
-    settings = {"user_k": user_k, "item_k": item_k, "text_fields": list(fields)}
+    dataset = pipeline.k_core_dataset(data, texts, user_k, item_k, shuffle_ties)
+    settings = {"user_k": user_k, "item_k": item_k, "shuffle_ties": shuffle_ties, "text_fields": list(fields)}
     return dataset, provenance(f"Amazon {year}", [ratings, metadata], settings, data, bad, metadata=counts)
 
 
@@ -336,6 +337,7 @@ def main(arguments: list[str]) -> int:
             args.year,
             user_k=args.user_k,
             item_k=args.item_k,
+            shuffle_ties=args.shuffle_ties,
             text_fields=tuple(args.text_fields),
             bad=bad,
         )

@@ -40,6 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser, *, k: int = 5) -> None:
     core.add_argument("--user_k", type=_natural, default=k, help="interactions a user needs (default: %(default)s)")
     core.add_argument("--item_k", type=_natural, default=k, help="interactions an item needs (default: %(default)s)")
     core.add_argument(
+        "--shuffle_ties", type=_natural, metavar="SEED",
+        help="put equal times of a user in random order (default: they keep the order of the file)",
+    )  # fmt: skip
+    core.add_argument(
         "--max_bad_lines", type=_natural, default=1000, help="unreadable lines to skip before giving up (default: 1000)"
     )
     encoder = parser.add_argument_group("text features (or later: python -m dataset_tools.features)")

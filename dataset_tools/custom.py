@@ -31,6 +31,7 @@ def build(
     time_format: str | None = None,
     user_k: int = 5,
     item_k: int = 5,
+    shuffle_ties: int | None = None,
     encoding: str = "utf-8",
     separator: str | None = None,
     bad: BadLines | None = None,
@@ -50,6 +51,8 @@ def build(
         As of ``strptime``; None for numbers and ISO dates.
     user_k, item_k
         Interactions that a user and an item need.
+    shuffle_ties
+        Seed for a random order of a sequence's equal times; None keeps the order of the file.
     encoding, separator
         Of csv and tsv.
     bad
@@ -122,10 +125,10 @@ def build(
                 texts[code] = pipeline.join_fields(field[row] for field in fields)
     known = np.concatenate([known, np.zeros(len(item_ids) - len(known), dtype=bool)])
     pipeline.keep_items(data, known, "a row in the item table")
-    dataset = pipeline.k_core_dataset(data, texts, user_k, item_k)
+    dataset = pipeline.k_core_dataset(data, texts, user_k, item_k, shuffle_ties)
     names = {"user": user_column, "item": item_column, "time": time_column, "rating": rating_column}
     names_of_items = {"item_id": item_id, "text": list(text_columns)}
-    settings = {"columns": {**names, **names_of_items}, "user_k": user_k, "item_k": item_k}
+    settings = {"columns": {**names, **names_of_items}, "user_k": user_k, "item_k": item_k, "shuffle_ties": shuffle_ties}
     counts = {"records": records, "duplicate_records": repeated_records}
     return dataset, provenance("custom", [interactions, items], settings, data, bad, metadata=counts)
 
@@ -199,6 +202,7 @@ def main(arguments: list[str]) -> int:
             time_format=args.time_format,
             user_k=args.user_k,
             item_k=args.item_k,
+            shuffle_ties=args.shuffle_ties,
             encoding=args.encoding,
             separator=args.separator,
             bad=bad,

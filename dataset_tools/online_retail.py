@@ -39,6 +39,7 @@ def build(
     drop_non_products: bool = False,
     user_k: int = 5,
     item_k: int = 5,
+    shuffle_ties: int | None = None,
     encoding: str | None = None,
     bad: BadLines | None = None,
 ) -> tuple[Dataset, dict[str, Any]]:
@@ -56,6 +57,8 @@ def build(
         Leave out codes that are no products, such as POST, D, M.
     user_k, item_k
         Rows that a sequence and an item need.
+    shuffle_ties
+        Seed for a random order of a sequence's equal times; None keeps the order of the file.
     encoding
         Of a csv; None for UTF-8 if all of it is valid UTF-8, else latin-1.
     bad
@@ -111,13 +114,14 @@ def build(
             if int(codes[place]) not in texts:
                 texts[int(codes[place])] = description_text(frame["Description"][place])
     data = collector.interactions(source.path)
-    dataset = pipeline.k_core_dataset(data, texts, user_k, item_k)
+    dataset = pipeline.k_core_dataset(data, texts, user_k, item_k, shuffle_ties)
     settings = {
         "sequence": sequence,
         "drop_cancelled": drop_cancelled,
         "drop_non_products": drop_non_products,
         "user_k": user_k,
         "item_k": item_k,
+        "shuffle_ties": shuffle_ties,
     }
     return dataset, provenance("Online Retail", [source], settings, data, bad, rows=rows)
 
@@ -132,7 +136,7 @@ def make_parser() -> argparse.ArgumentParser:
             "It takes the file as it is: data.csv from Kaggle (latin-1 or UTF-8, dates as 12/1/2010 8:26 or ISO), or "
             "the original Online Retail.xlsx. As in the paper an invoice is a sequence, rows without description "
             "go, and the text of an item is its first description in lower case. Items of an invoice all have the "
-            "same time; they keep the order of the file."
+            "same time; they keep the order of the file, or with --shuffle_ties come in random order, as the paper's."
         ),
         epilog=(
             "examples:\n"
@@ -170,6 +174,7 @@ def main(arguments: list[str]) -> int:
             drop_non_products=args.drop_non_products,
             user_k=args.user_k,
             item_k=args.item_k,
+            shuffle_ties=args.shuffle_ties,
             encoding=args.encoding,
             bad=bad,
         ),

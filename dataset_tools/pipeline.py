@@ -4,7 +4,7 @@ Rows are columns of integer codes (see `IdTable`), never Python objects, so that
 rating. The pipeline is deterministic:
 
 - Of rows with equal user, item, rating and time the first one in the dump counts.
-- Each user is sorted by time. **Ties keep the order of the dump.**
+- Each user is sorted by time. **Ties keep the order of the dump**, or are shuffled with a seed.
 - Users are numbered in the order of their first surviving row in the dump, items in the order in which they first
   occur when the sequences are read one user after the other.
 """
@@ -392,11 +392,15 @@ def first_seen(codes: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     return order, rank
 
 
-def make_sequences(data: Interactions) -> Dataset:
-    """Group by user and sort each user by time; ties keep the order of the dump. Texts are left to the caller."""
+def make_sequences(data: Interactions, shuffle_ties: int | None = None) -> Dataset:
+    """Group by user and sort each user by time. Texts are left to the caller.
+
+    Ties keep the order of the dump, or with ``shuffle_ties``, a seed, come in random order.
+    """
     users, rank = first_seen(data.users, len(data.user_ids))
     user = rank[data.users]
-    order = np.lexsort((data.times, user))  # stable
+    last = [] if shuffle_ties is None else [np.random.default_rng(shuffle_ties).permutation(len(user))]
+    order = np.lexsort((*last, data.times, user))  # stable
     codes = data.items[order]
     items, item_rank = first_seen(codes, len(data.item_ids))
     offsets = np.zeros(len(users) + 1, dtype=np.int64)
@@ -411,7 +415,9 @@ def make_sequences(data: Interactions) -> Dataset:
     )
 
 
-def k_core_dataset(data: Interactions, texts: Mapping[int, str], user_k: int, item_k: int) -> Dataset:
+def k_core_dataset(
+    data: Interactions, texts: Mapping[int, str], user_k: int, item_k: int, shuffle_ties: int | None = None
+) -> Dataset:
     """The last steps of every tool: k-core, sequences, and the texts, which are given by item code.
 
     Raises
@@ -420,7 +426,7 @@ def k_core_dataset(data: Interactions, texts: Mapping[int, str], user_k: int, it
         If the k-core leaves nothing, see `keep_k_core`, or no item has a text.
     """
     keep_k_core(data, user_k, item_k)
-    dataset = make_sequences(data)
+    dataset = make_sequences(data, shuffle_ties)
     dataset.texts = [texts[code] for code in data.item_ids.encode(dataset.item_ids).tolist()]
     if all(map(is_empty_text, dataset.texts)):
         raise UserError(f"none of the {len(dataset.texts):,} items has a text; is it the right item file, with these text fields?")

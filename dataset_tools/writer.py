@@ -197,6 +197,9 @@ def provenance(
     kind: str, sources: list[Source], settings: dict[str, Any], data: Interactions, bad: BadLines, **more: Any
 ) -> dict[str, Any]:
     """Where a dataset comes from and what was left out on the way, for `write_dataset`."""
+    seed = settings.get("shuffle_ties")
+    if seed is not None:
+        more["ties"] = f"equal times of a user come in random order (seed {seed})"
     return {
         "sources": [source.record() for source in sources],
         "source_kind": kind,

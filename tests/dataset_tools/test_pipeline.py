@@ -1,6 +1,7 @@
 """The pipeline against slow, obvious implementations of the same rules."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -219,3 +220,26 @@ def test_ids_that_a_file_cannot_hold(bad):
 def test_whole_times():
     assert pipeline.whole_times(np.array([1.0, 2.0])).dtype == np.int64
     assert pipeline.whole_times(np.array([1.0, 2.5])).dtype == np.float64
+
+
+def test_shuffled_ties_keep_everything_else():
+    """Equal times change places within a user, by the seed; rows with their own time stay where they are."""
+    users = ["b"] * 12 + ["a"] * 6
+    items = [f"i{k}" for k in [*range(12), 3, 1, 4, 0, 5, 9]]
+    times = np.array([1] * 10 + [0, 2] + [5, 4, 3, 2, 1, 0])
+
+    def sequences(seed):
+        collector = pipeline.Collector()
+        collector.append(pl.Series(users), pl.Series(items), times, np.ones(len(users)))
+        data = pipeline.make_sequences(collector.interactions(Path("x")), seed)
+        rows = data.item_ids.gather(data.items).to_list()
+        assert data.user_ids.to_list() == ["b", "a"]
+        assert data.times.tolist() == [0, *[1] * 10, 2, 0, 1, 2, 3, 4, 5]
+        return rows[:12], rows[12:]
+
+    kept, shuffled = sequences(None), sequences(7)
+    assert kept[0] == ["i10", *(f"i{k}" for k in range(10)), "i11"]
+    assert shuffled[0] != kept[0]
+    assert sorted(shuffled[0][1:-1]) == sorted(kept[0][1:-1])
+    assert (shuffled[0][0], shuffled[0][-1], shuffled[1]) == ("i10", "i11", kept[1])
+    assert sequences(7) == shuffled != sequences(8)
