@@ -134,11 +134,12 @@ def build_config(model: str, dataset: str, files: list[str], overrides: dict[str
             raise UserError(f"{name} must be True or False, not {value!r}")
     settings.update(given)
     if model not in MODELS:
-        if settings.get("cold_items") and model not in SEQUENCES_ONLY:
-            raise UserError(
-                f"{model} reads its data in RecBole's way, which holds no items out; cold_items goes with "
-                f"{', '.join((*SEQUENCES_ONLY, *MODELS))}"
-            )
+        for name in ("cold_items", "train_users"):
+            if settings.get(name) and model not in SEQUENCES_ONLY:
+                raise UserError(
+                    f"{model} reads its data in RecBole's way, which leaves nothing out of training; {name} goes with "
+                    f"{', '.join((*SEQUENCES_ONLY, *MODELS))}"
+                )
         if not reads_our_dataset(model, settings["eval_args"]):
             folder = Path(str(settings.get("data_path", "dataset/"))) / dataset
             if "selected_features" in known and find_layout(folder, dataset) == "split":

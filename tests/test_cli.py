@@ -56,6 +56,8 @@ def test_two_models_give_one_table_and_a_json_each(ring: Path, capsys: pytest.Ca
         (["--dataset", "ring", "--model", "SASRec"], "topk 50 is more than the 24 items"),
         (["--dataset", "ring", "--model", "LightSANs", "--cold_items=0.1"], "cold_items goes with SASRec"),
         (["--dataset", "ring", "--cold_items=2"], "a share between 0 and 1"),
+        (["--dataset", "ring", "--model", "LightSANs", "--train_users=0.1"], "train_users goes with SASRec"),
+        (["--dataset", "ring", "--train_users=0"], "train_users must be a share above 0"),
         (["--dataset", "ring", "--recipe", "secret"], "unknown recipe 'secret'; choose one of paper, ours"),
         (["--dataset", "ring", "--feature_scaling=zip"], "unknown feature_scaling 'zip'"),
         (["--dataset", "ring", "--ema_decay=1.5"], "ema_decay must lie between"),

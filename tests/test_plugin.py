@@ -126,6 +126,22 @@ def test_items_held_out_are_no_candidates_in_training(
     assert dataset.cold[test._dataset.inter_feat["item_id"]].any()  # but they are to be found
 
 
+@pytest.mark.parametrize("mode", ["packed", "prefix"])
+def test_a_share_of_the_users_is_learned_from(ring: Path, small: dict[str, Any], mode: str) -> None:
+    stage = {"train_stage": "transductive_ft"}
+    _, whole, (_, _, everyone), _ = prepared("UniSRec", stage, {**small, "train_mode": mode})
+    drawn = []
+    for share in (0.1, 0.5):
+        _, dataset, (train, _, test), _ = prepared("UniSRec", stage, {**small, "train_mode": mode, "train_users": share})
+        drawn.append(set(dataset.split.train_user.tolist()))
+        assert len(drawn[-1]) == round(share * len(whole.split.train_user))
+        assert set(train._dataset.inter_feat["user_id"].tolist()) == drawn[-1]
+        assert sum(len(batch) for batch in train) == len(dataset.split.train) < len(whole.split.train)
+        assert len(test._dataset) == len(everyone._dataset)
+        assert dataset.item_popularity().sum() < whole.item_popularity().sum()
+    assert drawn[0] < drawn[1]
+
+
 def test_saved_and_loaded_scores_are_the_same(ring: Path, small: dict[str, Any]) -> None:
     *_, (train, valid, test), trainer = prepared("UniSRec", {"train_stage": "transductive_ft"}, {**small, "epochs": 2})
     trainer.fit(train, valid, saved=True)

@@ -15,7 +15,15 @@ from torch import Tensor
 
 from recbole_unisrec.data.atomic import find_layout, read_splits, read_standard
 from recbole_unisrec.data.features import FeatureTable, load_features
-from recbole_unisrec.data.sequences import LeaveOneOut, Pairs, Segments, cut_segments, hold_out_items, leave_one_out
+from recbole_unisrec.data.sequences import (
+    LeaveOneOut,
+    Pairs,
+    Segments,
+    cut_segments,
+    hold_out_items,
+    keep_users,
+    leave_one_out,
+)
 from recbole_unisrec.errors import UserError
 
 COLD_BY = ("random", "time")
@@ -130,6 +138,8 @@ class SequenceDataset(SequentialDataset):
         if self.config["cold_items"]:
             self.cold = self._cold_items(items, self.inter_feat[self.time_field].to_numpy()[order])
             self.split = hold_out_items(self.split, self.cold, self.max_item_list_len)
+        if self.config["train_users"] is not None:
+            self.split = keep_users(self.split, self._train_users())
         parts = (self.split.train, self.split.valid, self.split.test)
         shift = [0, len(parts[0].items), len(parts[0].items)] if self.config["cold_items"] else [0, 0, 0]
         whole = Pairs(
@@ -165,6 +175,17 @@ class SequenceDataset(SequentialDataset):
         cold = torch.zeros(self.item_num, dtype=torch.bool)
         cold[torch.from_numpy(order[len(order) - max(1, round(share * len(order))) :].copy())] = True
         return cold
+
+    def _train_users(self) -> Tensor:
+        """bool [n_users]: a random share of the users with training pairs; those of a smaller share are among them."""
+        share = self.config["train_users"]
+        if not isinstance(share, float | int) or not 0 < share <= 1:
+            raise UserError(f"train_users must be a share above 0 and at most 1, not {share!r}")
+        users = self.split.train_user.numpy()
+        drawn = np.random.default_rng(0).permutation(users)[: max(1, round(share * len(users)))]
+        kept = torch.zeros(self.user_num, dtype=torch.bool)
+        kept[torch.from_numpy(drawn)] = True
+        return kept
 
     def _set_pairs(self, pairs: Pairs) -> None:
         self.pairs = pairs

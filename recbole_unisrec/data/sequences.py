@@ -171,6 +171,27 @@ def hold_out_items(split: LeaveOneOut, cold: Tensor, window: int) -> LeaveOneOut
     )
 
 
+def keep_users(split: LeaveOneOut, kept: Tensor) -> LeaveOneOut:
+    """The same split with the training stretches of some users only; validation and test stay as they are.
+
+    Parameters
+    ----------
+    split
+        A leave-one-out split.
+    kept
+        bool [n_users], True for users to learn from.
+    """
+    train, stretch = split.train, kept[split.train_user]
+    pairs = kept[train.user]
+    return replace(
+        split,
+        train=Pairs(train.items, train.user[pairs], train.start[pairs], train.target[pairs]),
+        train_user=split.train_user[stretch],
+        train_start=split.train_start[stretch],
+        train_stop=split.train_stop[stretch],
+    )
+
+
 def cut_segments(items: Tensor, start: Tensor, stop: Tensor, window: int, exact: bool = False) -> Segments:
     """Cut training stretches into segments of at most `window` inputs that predict every next item once.
 

@@ -18,7 +18,8 @@ tuning:
 
 settings:
   Settings for all rows are given as --name=value, for example --precision=bf16 --cold_items=0.1; a row whose model does
-  not know one goes without it. --cold_items and --cold_by=time hold items out of training (see docs/comparing.md).
+  not know one goes without it. --cold_items and --cold_by=time hold items out of training, --train_users=0.1 learns from a
+  tenth of the users (see docs/comparing.md).
 
 runs:
   A finished run is a JSON file in OUT/runs and is not run again. Its name is a digest of data, texts, pre-trained weights

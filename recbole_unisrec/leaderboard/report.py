@@ -209,6 +209,9 @@ class Report:
         ]  # fmt: skip
         if board.overrides.get("cold_items"):
             found.append(Block("text", cold_text(board)))
+        if share := board.overrides.get("train_users"):
+            found.append(Block("text", f"Little data: every row learned from the same {share:.0%} of the users, drawn at random; "
+                  "validation and test are over all."))
         found += [self.main(), Block("plot", "metrics")]
         if self.against:
             found += [

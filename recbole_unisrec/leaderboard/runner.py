@@ -41,6 +41,7 @@ ELSEWHERE = {
     "log_wandb", "wandb_project", "single_spec", "local_rank", "world_size", "nproc", "offset", "ip", "port", "recipe",
     "dataset_save_path", "dataloaders_save_path", "save_dataset", "save_dataloaders", "eval_batch_size", "log_dir",
 }  # fmt: skip
+SPLIT = ("data_path", "MAX_ITEM_LIST_LENGTH", "cold_items", "cold_by", "train_users")  # settings that the splits depend on
 
 
 @dataclass
@@ -203,7 +204,7 @@ class Leaderboard:
         return file
 
     def _users(self) -> TestUsers:
-        shared = {k: v for k, v in self.overrides.items() if k in ("data_path", "MAX_ITEM_LIST_LENGTH", "cold_items", "cold_by")}
+        shared = {k: v for k, v in self.overrides.items() if k in SPLIT}
         config = build_config("SASRecPacked", self.dataset, [], shared)
         quick_start.prepare(config, None, "CLS")
         dataset = SequenceDataset(config)

@@ -9,6 +9,7 @@ from recbole_unisrec.data.sequences import (
     bucket_lengths,
     cut_segments,
     hold_out_items,
+    keep_users,
     leave_one_out,
     pack,
     pack_last,
@@ -123,6 +124,20 @@ def test_bucket_lengths_reach_the_window() -> None:
         lengths = bucket_lengths(window)
         assert lengths[-1] == window
         assert (lengths.diff() > 0).all()
+
+
+def test_users_that_are_not_learned_from_stay_in_test() -> None:
+    rng = np.random.default_rng(1)
+    lengths = rng.integers(2, 12, 40)
+    offsets = np.r_[0, lengths.cumsum()]
+    split = leave_one_out(rng.integers(1, 20, offsets[-1]), offsets, np.arange(1, 41), window=4)
+    kept = torch.zeros(41, dtype=torch.bool)
+    kept[[2, 3, 30]] = True
+    few = keep_users(split, kept)
+    assert set(few.train.user.tolist()) == set(few.train_user.tolist()) == {2, 3, 30}
+    assert len(few.train) == sum(max(1, lengths[user - 1] - 3) for user in (2, 3, 30))
+    assert int(cut_segments(few.train.items, few.train_start, few.train_stop, 4, exact=True).n_pairs.sum()) == len(few.train)
+    assert (few.valid, few.test) == (split.valid, split.test)
 
 
 def test_held_out_items_leave_no_trace_in_training() -> None:
