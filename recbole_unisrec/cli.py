@@ -31,14 +31,14 @@ def train_parser() -> argparse.ArgumentParser:
         prog="run_unisrec.py",
         description="Train and evaluate UniSRec, SASRec and RecBole's other sequential models on one dataset.",
         epilog="Any RecBole setting can be given as --name=value, for example --learning_rate=0.0003 --topk=[10,20]. "
-        "Defaults stand in props/UniSRec.yaml and props/finetune.yaml. "
+        "Defaults stand in props/UniSRec.yaml, packed.yaml and finetune.yaml. "
         "--leaderboard compares models over seeds: see --leaderboard --help.",
     )
     parser.add_argument("--model", nargs="+", default=["UniSRec"], help="one or more models (default: UniSRec)")
     parser.add_argument("--dataset", default="ml-100k", help="folder name under dataset/ (default: ml-100k, embedded)")
     parser.add_argument("--train_stage", nargs="+", help="inductive_ft (text only), transductive_ft (text and IDs), or pretrain on a mixture of domains")
     parser.add_argument("--config", nargs="+", default=[], metavar="FILE", help="property files (YAML)")
-    parser.add_argument("--recipe", help="UniSRec as in the paper (default), or ours (props/recipe-ours.yaml)")
+    parser.add_argument("--recipe", help="the model as in the paper (default), or ours (props/recipe-ours.yaml)")
     parser.add_argument("--encode", action="store_true", help="make the text features first, if they are missing")
     parser.add_argument("--encoder", help="encoder for --encode: minilm (default), a hub name or a local folder")
     parser.add_argument("--pooling", default="CLS", choices=["CLS", "Mean"], help="pooling for --encode (default: CLS)")

@@ -42,14 +42,15 @@ class Entry:
 
 
 MODELS = {
-    "UniSRec": Entry(UniSRec, TextDataset, PackedTrainer, ("UniSRec.yaml", "finetune.yaml")),
+    "UniSRec": Entry(UniSRec, TextDataset, PackedTrainer, ("UniSRec.yaml", "packed.yaml", "finetune.yaml")),
     "UniSRecPretrain": Entry(UniSRecPretrain, MixtureDataset, UniSRecPretrainTrainer, ("UniSRec.yaml", "pretrain.yaml")),
-    "SASRecPacked": Entry(SASRecPacked, SequenceDataset, PackedTrainer, ("SASRecPacked.yaml", "finetune.yaml")),
-    "SASRecText": Entry(SASRecText, TextDataset, PackedTrainer, ("SASRecText.yaml", "finetune.yaml")),
-    "ZESRec": Entry(ZESRec, TextDataset, PackedTrainer, ("SASRecText.yaml", "ZESRec.yaml", "finetune.yaml")),
+    "SASRecPacked": Entry(SASRecPacked, SequenceDataset, PackedTrainer, ("SASRecPacked.yaml", "packed.yaml", "finetune.yaml")),
+    "SASRecText": Entry(SASRecText, TextDataset, PackedTrainer, ("SASRecText.yaml", "packed.yaml", "finetune.yaml")),
+    "ZESRec": Entry(ZESRec, TextDataset, PackedTrainer, ("SASRecText.yaml", "ZESRec.yaml", "packed.yaml", "finetune.yaml")),
     "FDSAText": Entry(FDSAText, TextDataset, Trainer, ("finetune.yaml", "FDSAText.yaml")),
     "S3RecText": Entry(S3RecText, TextDataset, S3RecTextTrainer, ("finetune.yaml", "S3RecText.yaml")),
 }
+PACKED = tuple(name for name, entry in MODELS.items() if entry.trainer is PackedTrainer)
 # RecBole's models that read nothing but sequences padded to the right, and so can do with `SequenceDataset`
 SEQUENCES_ONLY = ("SASRec", "GRU4Rec", "BERT4Rec")
 
@@ -88,7 +89,7 @@ def _register_dataloader() -> None:
             from recbole_unisrec.pretrain.run import loader_for
 
             return loader_for
-        if config["model"] in MODELS and phase == "train" and config["train_mode"] != "prefix":
+        if config["model"] in PACKED and phase == "train" and config["train_mode"] != "prefix":
             return train_loader
         return original(config, phase)
 

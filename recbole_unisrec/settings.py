@@ -18,12 +18,12 @@ from dataset_tools.features import read_texts
 from recbole_unisrec.data.atomic import find_layout
 from recbole_unisrec.data.dataset import LEAVE_ONE_OUT
 from recbole_unisrec.errors import UserError
-from recbole_unisrec.registry import MODELS, SEQUENCES_ONLY, props_folder
+from recbole_unisrec.registry import MODELS, PACKED, SEQUENCES_ONLY, props_folder
 
 # settings that RecBole reads but lists in no property file
 UNLISTED = {"train_neg_sample_args", "benchmark_filename", "alias_of_item_id", "load_col", "unload_col", "encoding",
             "dataloaders_save_path", "numerical_features", "nproc", "world_size", "offset", "ip", "port",
-            "long_sequences", "train_mode", "precision", "single_spec", "local_rank", "log_dir"}  # fmt: skip
+            "single_spec", "local_rank", "log_dir"}  # fmt: skip
 FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
 
 
@@ -121,11 +121,17 @@ def build_config(model: str, dataset: str, files: list[str], overrides: dict[str
     for file in files:
         given.update(read_properties(file))
     given.update(overrides)
-    given = {**recipe(given.pop("recipe", None), model), **given}
+    added = recipe(given.pop("recipe", None))
+    usable = {name: value for name, value in added.items() if name in known}
+    if added and not usable:
+        raise UserError(f"{model} can use nothing of the recipe ({', '.join(added)}); it goes with {', '.join(PACKED)}")
+    given = {**usable, **given}
     for name, value in given.items():
         if name not in known:
             close = difflib.get_close_matches(name, sorted(known), n=1)
             hint = f"did you mean {close[0]}?" if close else "see props/ for the settings"
+            if name in read_properties(props_folder() / "packed.yaml"):
+                raise UserError(f"{model} has no {name}; it goes with {', '.join(PACKED)}")
             raise UserError(f"unknown setting {name!r}; {hint}")
         default = base.final_config_dict.get(name)
         if isinstance(default, int | float) and not isinstance(default, bool) and isinstance(value, str):
@@ -181,7 +187,7 @@ def _own_properties(model: str, dataset: str) -> dict[str, Any]:
     return settings
 
 
-def recipe(name: str | None, model: str) -> dict[str, Any]:
+def recipe(name: str | None) -> dict[str, Any]:
     """The settings of ``--recipe NAME`` (``props/recipe-NAME.yaml``); the paper's are the defaults.
 
     Raises
@@ -189,7 +195,7 @@ def recipe(name: str | None, model: str) -> dict[str, Any]:
     UserError
         If there is no such recipe.
     """
-    if name is None or name == "paper" or model != "UniSRec":
+    if name is None or name == "paper":
         return {}
     file = props_folder() / f"recipe-{name}.yaml"
     if not file.is_file():

@@ -59,6 +59,8 @@ def test_two_models_give_one_table_and_a_json_each(ring: Path, capsys: pytest.Ca
         (["--dataset", "ring", "--model", "LightSANs", "--train_users=0.1"], "train_users goes with SASRec"),
         (["--dataset", "ring", "--train_users=0"], "train_users must be a share above 0"),
         (["--dataset", "ring", "--recipe", "secret"], "unknown recipe 'secret'; choose one of paper, ours"),
+        (["--dataset", "ring", "--model", "SASRec", "--recipe", "ours"], "SASRec can use nothing of the recipe"),
+        (["--dataset", "ring", "--model", "SASRec", "--history_bias=True"], "SASRec has no history_bias; it goes with UniSRec"),
         (["--dataset", "ring", "--feature_scaling=zip"], "unknown feature_scaling 'zip'"),
         (["--dataset", "ring", "--ema_decay=1.5"], "ema_decay must lie between"),
         (["--dataset", "ring", "--freeze", "encoder"], "freeze without pretrained"),
@@ -99,6 +101,14 @@ def test_new_items_are_found_by_their_text(ring: Path, by: str) -> None:
     assert groups["0"]["users"] > 0
     assert 0 <= groups["0"]["hit@10"] <= 1
     assert "1-4" not in groups or groups["1-4"]["users"] > 0
+
+
+def test_a_model_takes_of_the_recipe_what_it_knows(ring: Path) -> None:
+    assert run("--model", "SASRecPacked", "--dataset", "ring", "--recipe", "ours", TOPK) == 0
+    (file,) = Path("saved").glob("*.json")
+    config = json.loads(file.read_text())["config"]
+    assert (config["history_bias"], config["ema_decay"]) == (True, 0.98)
+    assert "feature_scaling" not in config
 
 
 def test_the_recipe_is_written_down_and_can_be_overridden(ring: Path) -> None:

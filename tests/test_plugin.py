@@ -22,7 +22,7 @@ from recbole_unisrec.trainer import PackedTrainer
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("UniSRec", {"train_stage": "inductive_ft"}),
     ("UniSRec", {"train_stage": "transductive_ft"}),
-    ("UniSRec", {"train_stage": "transductive_ft", **recipe("ours", "UniSRec")}),
+    ("UniSRec", {"train_stage": "transductive_ft", **recipe("ours")}),
     ("SASRecPacked", {}),
     ("SASRecPacked", {"history_bias": True}),
     ("SASRecText", {}),
