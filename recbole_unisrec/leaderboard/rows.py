@@ -69,7 +69,7 @@ _ROWS = [
     Row("SASRec", "SASRec", about="RecBole's"),
     Row("SASRecPacked", "SASRecPacked", about="SASRec on our data path"),
     Row(
-        "SASRec-ours", "SASRecPacked", {"history_bias": True, "ema_decay": 0.98},
+        "SASRec-ours", "SASRecPacked", {"recipe": "ours"},
         about="SASRec with what it can use of this project's recipe: history bias, averaged weights",
     ),
     Row("GRU4Rec", "GRU4Rec", about="RecBole's"),
