@@ -36,6 +36,10 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.target)
 
+    def where(self, mask: Tensor) -> Pairs:
+        """The pairs that a bool mask [P] is True for."""
+        return Pairs(self.items, self.user[mask], self.start[mask], self.target[mask])
+
     def padded(self, index: Tensor | slice, window: int) -> Tensor:
         """Item ids of the prefixes [k, window], right-padded with 0 (RecBole's ``item_id_list``)."""
         start, target = self.start[index], self.target[index]
@@ -159,12 +163,10 @@ def hold_out_items(split: LeaveOneOut, cold: Tensor, window: int) -> LeaveOneOut
     where = target.nonzero().squeeze(1)
     train = Pairs(kept, split.train_user[owner[where]], torch.maximum(start[owner[where]], where - window), where)
     trained = length > 1
-    valid = split.valid
-    mine = ~cold[valid.items[valid.target]]
     return replace(
         split,
         train=train,
-        valid=Pairs(valid.items, valid.user[mine], valid.start[mine], valid.target[mine]),
+        valid=split.valid.where(~cold[split.valid.items[split.valid.target]]),
         train_user=split.train_user[trained],
         train_start=start[trained],
         train_stop=(start + length)[trained],
@@ -181,11 +183,10 @@ def keep_users(split: LeaveOneOut, kept: Tensor) -> LeaveOneOut:
     kept
         bool [n_users], True for users to learn from.
     """
-    train, stretch = split.train, kept[split.train_user]
-    pairs = kept[train.user]
+    stretch = kept[split.train_user]
     return replace(
         split,
-        train=Pairs(train.items, train.user[pairs], train.start[pairs], train.target[pairs]),
+        train=split.train.where(kept[split.train.user]),
         train_user=split.train_user[stretch],
         train_start=split.train_start[stretch],
         train_stop=split.train_stop[stretch],
