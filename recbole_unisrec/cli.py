@@ -65,7 +65,7 @@ def train_command(arguments: list[str]) -> int:
     if unknown:
         raise UserError(f"unknown option {unknown[0]!r}; settings are written --name=value, see --help")
     from recbole_unisrec import quick_start
-    from recbole_unisrec.settings import build_config, parse_value
+    from recbole_unisrec.settings import build_config, known_settings, parse_value
 
     overrides = {name: parse_value(value) for name, value in settings.items()}
     for name in ("seed", "epochs", "pretrained", "freeze", "recipe"):
@@ -77,18 +77,24 @@ def train_command(arguments: list[str]) -> int:
         return pretrain_command(options, overrides)
     if options.resume or "pretrain" in (options.train_stage or []):
         raise UserError("--resume goes with --train_stage pretrain, and that stage stands alone")
-    results = []
+    if options.dataset == "ml-100k":
+        data = build_config("UniSRec", options.dataset, [], {k: v for k, v in overrides.items() if k == "data_path"})
+        quick_start.prepare(data, None, options.pooling)
+    # of several models each takes what it knows; a setting that none knows is an error of them all
+    known = {model: known_settings(model, options.dataset) for model in options.model}
+    configs = []  # all of them before the first run, which may take hours
     for model in options.model:
+        others = set().union(*(known[other] for other in options.model)) - known[model]
+        mine = {name: value for name, value in overrides.items() if name not in others}
         for stage in (options.train_stage or [None]) if model == "UniSRec" else [None]:
-            chosen = {**overrides, "train_stage": stage} if stage else overrides
-            encoder = options.encoder or ("minilm" if options.encode else None)
-            data = build_config("UniSRec", options.dataset, [], {k: v for k, v in chosen.items() if k == "data_path"})
-            if options.dataset == "ml-100k":
-                quick_start.prepare(data, None, options.pooling)
-            config = build_config(model, options.dataset, options.config, chosen)
-            quick_start.prepare(config, encoder, options.pooling)
-            results.append(quick_start.train(config, verbose=options.verbose))
-            print(flush=True)
+            chosen = {**mine, "train_stage": stage} if stage else mine
+            configs.append(build_config(model, options.dataset, options.config, chosen))
+    encoder = options.encoder or ("minilm" if options.encode else None)
+    results = []
+    for config in configs:
+        quick_start.prepare(config, encoder, options.pooling)
+        results.append(quick_start.train(config, verbose=options.verbose))
+        print(flush=True)
     print(quick_start.table(results))
     for result in results:
         print(f"{result.label}: checkpoint {result.checkpoint}, everything about the run in the .json beside it")

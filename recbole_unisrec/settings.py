@@ -161,8 +161,9 @@ def reads_our_dataset(model: str, eval_args: Any) -> bool:
 
 
 def known_settings(model: str, dataset: str) -> set[str]:
-    """Names of the settings that a model takes; ``recipe`` is none, it stands for others."""
-    return _known(_quiet_config(model, dataset, _own_properties(model, dataset)))
+    """Names of the settings that a model takes, ``recipe`` among them where it stands for some."""
+    known = _known(_quiet_config(model, dataset, _own_properties(model, dataset)))
+    return known | {"recipe"} if model in PACKED else known
 
 
 def _known(base: Config) -> set[str]:

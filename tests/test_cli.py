@@ -111,6 +111,18 @@ def test_a_model_takes_of_the_recipe_what_it_knows(ring: Path) -> None:
     assert "feature_scaling" not in config
 
 
+def test_each_of_several_models_takes_the_settings_that_it_knows(ring: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    both = ["--model", "SASRecPacked", "SASRec", "--dataset", "ring", TOPK]
+    assert run(*both, "--precision=bf16", "--recipe", "ours") == 0
+    configs = [json.loads(file.read_text())["config"] for file in sorted(Path("saved").glob("*.json"))]
+    assert [c.get("precision") for c in configs if c["model"] == "SASRecPacked"] == ["bf16"]
+    assert not any("history_bias" in c for c in configs if c["model"] == "SASRec")
+    # what nobody knows, or one cannot read, is said before anything is trained
+    for wrong in ("--temperatur=1", "--n_heads=3"):
+        assert run(*both, wrong) == 1
+    assert len(list(Path("saved").glob("*.json"))) == len(configs) == 2
+
+
 def test_the_recipe_is_written_down_and_can_be_overridden(ring: Path) -> None:
     assert run("--model", "UniSRec", "--dataset", "ring", "--recipe", "ours", "--ema_decay=0.5", TOPK) == 0
     (file,) = Path("saved").glob("*.json")

@@ -26,7 +26,6 @@ from recbole_unisrec.leaderboard import rectools
 from recbole_unisrec.leaderboard.rows import Row
 from recbole_unisrec.metrics import rank_metrics
 from recbole_unisrec.pretrain.checkpoint import load_pretrained
-from recbole_unisrec.registry import PACKED
 from recbole_unisrec.settings import build_config, known_settings
 
 if TYPE_CHECKING:
@@ -232,8 +231,6 @@ class Leaderboard:
 
     def _config(self, row: Row, point: dict[str, Any], seed: int) -> Any:
         shared = {k: v for k, v in self.overrides.items() if k in self._settings(row.model)}
-        if "recipe" in self.overrides and row.model in PACKED:
-            shared["recipe"] = self.overrides["recipe"]
         settings = {**shared, **row.settings, **point, "seed": seed}
         if row.pretrained:
             settings["pretrained"] = self.checkpoints[row.pretrained][0]
