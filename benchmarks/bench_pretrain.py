@@ -75,6 +75,9 @@ def ours(options: argparse.Namespace) -> dict[str, float]:
     torch.manual_seed(0)
     source = Wrapped(features(options), options.items + 1)
     model = UniSRecPretrain(SETTINGS, SimpleNamespace(features=SimpleNamespace(width=options.width, encoder="")))  # type: ignore[arg-type]
+    if options.gpu:  # as the product: the whole table, with the word-drop rows below, lies on the device
+        model = model.to("cuda")
+        model.use_table(source.table.repeat(2, 1).to("cuda"))
     augmentation = Augmentation(0.2, 0.9, options.items + 1, 1)
     whole = options.pairs == "segments"
 
@@ -92,7 +95,8 @@ def ours(options: argparse.Namespace) -> dict[str, float]:
             owner = torch.from_numpy(np.repeat(np.arange(len(length)), length)) if whole else None
             target = next_items(items - 1, *bounds)
             n_ids = 2 * options.items + 2
-            yield started, make_batch(plain, view, target, source, n_ids, owner=owner, at_a_time=options.rows_at_a_time)
+            table = None if options.gpu else source
+            yield started, make_batch(plain, view, target, table, n_ids, owner=owner, at_a_time=options.rows_at_a_time)
 
     return train(model, batches(), options)
 
@@ -101,12 +105,15 @@ def train(model: Any, batches: Iterator[tuple[float, Any]], options: argparse.Na
     """Steps of Adam over batches, each with the time at which its making began."""
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     times, losses, pairs, distinct = [], [], [], []
+    kind = "cuda" if options.gpu else "cpu"
+    wait = torch.cuda.synchronize if options.gpu else (lambda: None)
     for started, batch in batches:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bf16"):
-            loss = model.calculate_loss(batch)
+        with torch.autocast(kind, torch.bfloat16, enabled=options.precision == "bf16"):
+            loss = model.calculate_loss(batch.to(kind))
         loss.backward()
         optimizer.step()
+        wait()
         times.append(time.perf_counter() - started)
         losses.append(loss.item())
         pairs.append(len(batch))
@@ -165,19 +172,22 @@ def full(options: argparse.Namespace) -> dict[str, float]:
     from recbole_unisrec.pretrain.dataset import MixtureDataset
     from recbole_unisrec.pretrain.distributed import World
     from recbole_unisrec.pretrain.model import UniSRecPretrain
-    from recbole_unisrec.pretrain.run import MODEL, make_loader
+    from recbole_unisrec.pretrain.run import MODEL, make_loader, on_device
     from recbole_unisrec.settings import build_config
 
     keep_freed_memory()
     settings = {
         "data_path": str(options.full), "train_batch_size": options.batch, "pretrain_pairs": options.pairs,
-        "rows_at_a_time": options.rows_at_a_time, "use_gpu": False,
+        "rows_at_a_time": options.rows_at_a_time, "use_gpu": options.gpu,
     }  # fmt: skip
     config = build_config(MODEL, "FHCKM", [], settings)
     started = time.perf_counter()
     dataset = MixtureDataset(config)
     loader = make_loader(config, dataset, World())
     order = iter(loader)
+    model = UniSRecPretrain(config, dataset).to(config["device"])
+    if on_device(config):
+        model.use_table(dataset.features.on(config["device"]))
     opened = time.perf_counter() - started
 
     def batches() -> Iterator[Any]:
@@ -185,7 +195,7 @@ def full(options: argparse.Namespace) -> dict[str, float]:
             started = time.perf_counter()
             yield started, next(order)
 
-    found = train(UniSRecPretrain(config, dataset), batches(), options)
+    found = train(model, batches(), options)
     return {**found, "opened": opened, "steps": len(loader), "epoch_pairs": len(dataset)}
 
 
@@ -220,7 +230,9 @@ def authors(options: argparse.Namespace) -> dict[str, float]:
     embedding = torch.nn.Embedding.from_pretrained(features(options))
     dataset: Any = SimpleNamespace(num=lambda field: options.items + 1, plm_embedding=embedding)
     dataset.plm_embedding_aug = embedding
-    model = UniSRec(settings, dataset)
+    kind = "cuda" if options.gpu else "cpu"
+    model = UniSRec(settings, dataset).to(kind)
+    wait = torch.cuda.synchronize if options.gpu else (lambda: None)
     transform = PLMEmb(settings)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     times, losses = [], []
@@ -234,9 +246,10 @@ def authors(options: argparse.Namespace) -> dict[str, float]:
         started = time.perf_counter()
         interaction = transform(dataset, Interaction({k: torch.from_numpy(v) for k, v in batch.items()}))
         optimizer.zero_grad()
-        loss = model.calculate_loss(interaction)
+        loss = model.calculate_loss(interaction.to(kind))
         loss.backward()
         optimizer.step()
+        wait()
         times.append(time.perf_counter() - started)
         losses.append(loss.item())
     return report(times, losses, [options.batch] * len(times))
@@ -251,7 +264,7 @@ def report(
     seconds = statistics.median(times[1:] or times)
     return {
         "seconds": seconds,
-        "peak": peak_memory() / 2**20,
+        "peak": (torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else peak_memory()) / 2**20,
         "loss": losses[0],
         "pairs": statistics.median(pairs[1:] or pairs) / seconds,
         "distinct": statistics.median(distinct or [0]),
@@ -261,7 +274,8 @@ def report(
 def measure(side: str, options: argparse.Namespace, **changed: Any) -> dict[str, float]:
     """Run one side in a process of its own."""
     values = {**vars(options), **changed, "side": side}
-    arguments = [f"--{k}={v}" for k, v in values.items() if v not in (None, False, True) and k != "threads"]
+    arguments = [f"--{k}={v}" for k, v in values.items() if v not in (None, False, True) and k not in ("threads", "gpu")]
+    arguments += ["--gpu"] if options.gpu else []
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     command = [sys.executable, "-W", "ignore", __file__, *arguments]
     found = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -286,6 +300,7 @@ def main() -> None:
     parser.add_argument("--rows_at_a_time", type=int, default=2048, help="as in props/pretrain.yaml")
     parser.add_argument("--pairs", choices=["random", "segments"], default="random", help="as --pretrain_pairs")
     parser.add_argument("--growth", action="store_true")
+    parser.add_argument("--gpu", action="store_true", help="on one GPU; the peak is then that of its memory")
     parser.add_argument(
         "--full", type=Path, metavar="DIR", help="where the mixture is written, 1.5 GB; kept for next time"
     )
@@ -312,8 +327,8 @@ def print_full(options: argparse.Namespace) -> None:
     for pairs in ("random", "segments"):
         r = measure("full", options, pairs=pairs)
         print(
-            f"| {pairs} | {options.batch} | {r['opened']:.1f} | {r['seconds']:.2f} | {r['pairs']:.0f} | "
-            f"{r['distinct']:.0f} | {r['epoch_pairs'] / r['pairs'] / 3600:.2f} | {r['peak']:.0f} |", flush=True,
+            f"| {pairs} | {options.batch} | {r['opened']:.1f} | {r['seconds']:.4f} | {r['pairs']:.0f} | "
+            f"{r['distinct']:.0f} | {r['epoch_pairs'] / r['pairs'] / 3600:.3f} | {r['peak']:.0f} |", flush=True,
         )  # fmt: skip
 
 
@@ -334,7 +349,7 @@ def print_growth(options: argparse.Namespace) -> None:
 def print_ratio(options: argparse.Namespace) -> None:
     """Our side against the authors'."""
     print("| side | s/step | pairs/s | peak (MiB) | first loss |\n|---|---|---|---|---|")
-    sides: dict[str, dict[str, Any]] = {"authors": {"steps": 2}} if options.authors else {}
+    sides: dict[str, dict[str, Any]] = {"authors": {} if options.gpu else {"steps": 2}} if options.authors else {}
     for pairs in ("random", "segments"):
         for precision in ("fp32", "bf16"):
             sides[f"ours {pairs} {precision}"] = {"pairs": pairs, "precision": precision}
@@ -342,7 +357,7 @@ def print_ratio(options: argparse.Namespace) -> None:
     for side, changes in sides.items():
         r = found[side] = measure(side.split()[0], options, **changes)
         print(
-            f"| {side} | {r['seconds']:.2f} | {r['pairs']:.0f} | {r['peak']:.0f} | {r['loss']:.4f} |", flush=True,
+            f"| {side} | {r['seconds']:.4f} | {r['pairs']:.0f} | {r['peak']:.0f} | {r['loss']:.4f} |", flush=True,
         )  # fmt: skip
     for side in sides:
         if options.authors and side != "authors":

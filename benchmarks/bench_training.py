@@ -3,7 +3,7 @@
     python benchmarks/bench_training.py --dataset Scientific --data_path dataset --authors ../UniSRec
 
 AUTHORS is a checkout of the authors' repository; its own model runs on RecBole's own padded batches. Every way is a
-process of its own, so that peak memory is its own; the ways take turns, and times are medians over steps. Without
+process of its own, so that peak memory is its own (with --gpu: of the GPU); the ways take turns, and times are medians over steps. Without
 --authors our plain path (train_mode: prefix, the same arithmetic as the authors') is the reference.
 """
 
@@ -117,7 +117,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
             if len(seconds) == n_steps + 1:  # the first one warms up
                 break
     torch.autograd.set_detect_anomaly(False)
-    training_peak = peak_memory()
+    training_peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else peak_memory()
     model.eval()
     users_a_second = []
     for _ in range(1 if theirs else 3):
@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=34, help="steps of our ways (default: 34)")
     parser.add_argument("--slow_steps", type=int, default=2, help="steps of the authors' code (default: 2)")
     parser.add_argument("--eval_batches", type=int, default=1, help="evaluation batches of the authors' code")
-    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--gpu", action="store_true", help="on one GPU; the peak is then that of its memory")
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), help="default: all that can run")
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=list(STAGES))
     parser.add_argument("--scratch", default="/tmp/bench_training", help=argparse.SUPPRESS)
@@ -232,7 +232,7 @@ def main() -> None:
             limit = peak["bf16" if way == "ours-bf16" else "fp32"]
             useful = useful_operations(f["pairs"], f["n_items"], f["width"]) / f["step"] / limit
             print(
-                f"| {stage} | {way} | {f['step']:.3f} | {f['pairs']:.0f} | {speed:,.0f} | {f['epoch_pairs'] / speed:.1f} "
+                f"| {stage} | {way} | {f['step']:.4f} | {f['pairs']:.0f} | {speed:,.0f} | {f['epoch_pairs'] / speed:.1f} "
                 f"| {speed / base_speed:.1f} | {f['users_a_second']:,.0f} "
                 f"| {f['users_a_second'] / base['users_a_second']:.1f} | {f['peak'] / 2**20:,.0f} "
                 f"| {f['peak'] / base['peak']:.2f} | {useful:.0%} |",

@@ -33,6 +33,8 @@ class Transfer:
         Names of parameters that do not learn.
     n_trained
         Number of values that learn.
+    adaptor_share
+        How much of the adaptor is from the file (1: all); the rest are the new model's own weights.
     """
 
     source: str
@@ -41,13 +43,16 @@ class Transfer:
     unused: tuple[str, ...]
     frozen: tuple[str, ...]
     n_trained: int
+    adaptor_share: float = 1.0
 
     def __str__(self) -> str:
         def parts(names: tuple[str, ...]) -> str:
             return ", ".join(sorted({name.split(".")[0] for name in names})) or "nothing"
 
+        share = self.adaptor_share
+        mixed = f"the adaptor is {share:g} of the file's weights and {1 - share:g} of new ones; " if share < 1 else ""
         return (
-            f"from {self.source}: loaded {parts(self.loaded)} ({len(self.loaded)} tensors); new: {parts(self.new)}; "
+            f"from {self.source}: loaded {parts(self.loaded)} ({len(self.loaded)} tensors); {mixed}new: {parts(self.new)}; "
             f"frozen: {parts(self.frozen)}; {self.n_trained:,} trained parameters"
         )
 
@@ -69,8 +74,12 @@ def freeze(model: nn.Module, what: str) -> tuple[str, ...]:
     return tuple(frozen)
 
 
-def copy_weights(model: nn.Module, state: dict[str, Tensor], source: str) -> tuple[list[str], list[str], list[str]]:
+def copy_weights(
+    model: nn.Module, state: dict[str, Tensor], source: str, adaptor_share: float = 1.0
+) -> tuple[list[str], list[str], list[str]]:
     """Copy the tensors of the same name; gives the names loaded, new and unused.
+
+    The adaptor becomes adaptor_share · (that of `state`) + (1 - adaptor_share) · (what it is now).
 
     Raises
     ------
@@ -98,12 +107,18 @@ def copy_weights(model: nn.Module, state: dict[str, Tensor], source: str) -> tup
         )
     with torch.no_grad():
         for name, tensor in usable.items():
-            own[name].copy_(tensor)  # the tensors of state_dict share memory with the model's
+            # the tensors of state_dict share memory with the model's
+            if adaptor_share < 1 and name.startswith(PARTS["adaptor"]):
+                own[name].lerp_(tensor.to(own[name]), adaptor_share)
+            else:
+                own[name].copy_(tensor)
     new = [name for name in own if name not in usable]
     return list(usable), new, [name for name in state if name not in usable]
 
 
-def apply_pretrained(model: nn.Module, path: str, what: str = "encoder", encoder: str = "") -> Transfer:
+def apply_pretrained(
+    model: nn.Module, path: str, what: str = "encoder", encoder: str = "", adaptor_share: float = 1.0
+) -> Transfer:
     """Load a pre-trained model into `model` and freeze a part of it.
 
     Parameters
@@ -116,14 +131,22 @@ def apply_pretrained(model: nn.Module, path: str, what: str = "encoder", encoder
         Part that does not learn: ``encoder`` (with positions and input LayerNorm), ``adaptor`` or ``none``.
     encoder
         Description of the text encoder that made the features of this dataset, if known.
+    adaptor_share
+        From 0 to 1: how much of the pre-trained adaptor stays in the start, the rest being the model's initial weights.
+        A start in between learns a new dataset better than a fully trained one (Ash and Adams, "On Warm-Starting Neural
+        Network Training", NeurIPS 2020, who shrink all weights and add noise; here the encoder stays whole).
 
     Raises
     ------
     UserError
-        If the file cannot be read, is of another architecture, or was trained on features of another text encoder.
+        If `adaptor_share` is outside 0 to 1, or below 1 with the adaptor frozen. If the file cannot be read, is of another architecture, or was trained on features of another text encoder.
     """
     from recbole_unisrec.pretrain.checkpoint import load_pretrained
 
+    if isinstance(adaptor_share, bool) or not isinstance(adaptor_share, int | float) or not 0 <= adaptor_share <= 1:
+        raise UserError(f"adaptor_share must be a number from 0 (new weights) to 1 (pre-trained ones), not {adaptor_share!r}")
+    if adaptor_share < 1 and what == "adaptor":
+        raise UserError("adaptor_share below 1 mixes new weights into the adaptor, which must then learn; drop freeze=adaptor")
     state, meta = load_pretrained(path)
     source = path + "".join(f" (torn checkpoint passed over: {line})" for line in meta.get("passed", []))
     trained_with = str(meta.get("encoder") or "")
@@ -132,16 +155,21 @@ def apply_pretrained(model: nn.Module, path: str, what: str = "encoder", encoder
             f"{path} was trained on text features of {trained_with}, but this dataset has those of {encoder}; "
             "encode the texts again with the same encoder and pooling"
         )
-    loaded, new, unused = copy_weights(model, state, path)
+    loaded, new, unused = copy_weights(model, state, path, adaptor_share)
     frozen = freeze(model, what)
     n_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return Transfer(source, tuple(loaded), tuple(new), tuple(unused), frozen, n_trained)
+    return Transfer(source, tuple(loaded), tuple(new), tuple(unused), frozen, n_trained, float(adaptor_share))
 
 
 def transfer_from_config(config: Any, model: nn.Module, encoder: str = "") -> Transfer | None:
-    """`apply_pretrained` as the settings ``pretrained`` and ``freeze`` say; None if nothing is asked for."""
+    """`apply_pretrained` as ``pretrained``, ``freeze`` and ``adaptor_share`` say; None if nothing is asked for."""
+    share = 1.0 if config["adaptor_share"] is None else config["adaptor_share"]
     if not config["pretrained"]:
+        if share != 1:
+            raise UserError("adaptor_share says how much of a pre-trained adaptor to keep; give pretrained=FILE or drop it")
         if config["freeze"]:
             raise UserError("freeze without pretrained would keep random weights; give pretrained=FILE or drop freeze")
         return None
-    return apply_pretrained(model, str(config["pretrained"]), config["freeze"] or "encoder", encoder)
+    if share != 1 and config["epochs"] == 0:
+        raise UserError("adaptor_share below 1 mixes in new weights, which must learn; drop it, or train for an epoch or more")
+    return apply_pretrained(model, str(config["pretrained"]), config["freeze"] or "encoder", encoder, share)

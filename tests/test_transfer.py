@@ -65,6 +65,37 @@ def test_ids_are_new_and_everything_learns_when_nothing_is_frozen(checkpoint: Pa
     assert all(p.requires_grad for p in model.parameters())
 
 
+@pytest.mark.parametrize("share", [0, 0.2])
+def test_the_adaptor_starts_between_its_new_and_its_pretrained_weights(
+    checkpoint: Path, small: dict[str, Any], share: float
+) -> None:
+    before, _ = load_pretrained(checkpoint)
+    fresh = build(small)[0].state_dict()
+    model, _, trainer = build({**small, "pretrained": str(checkpoint), "freeze": "none", "adaptor_share": share})
+    for name, tensor in model.state_dict().items():
+        expected = share * before[name] + (1 - share) * fresh[name] if name.startswith("moe_adaptor.") else before[name]
+        torch.testing.assert_close(tensor, expected)
+    assert not torch.equal(fresh["moe_adaptor.w_gate"], before["moe_adaptor.w_gate"])
+    assert f"the adaptor is {share:g} of the file's weights" in str(trainer.transfer)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"adaptor_share": 1.5}, "adaptor_share must be a number from 0 .* not 1.5"),
+        ({"adaptor_share": "half"}, "adaptor_share must be a number from 0 .* not 'half'"),
+        ({"adaptor_share": 0.2, "freeze": "adaptor"}, "drop freeze=adaptor"),
+        ({"adaptor_share": 0.2, "epochs": 0}, "train for an epoch or more"),
+        ({"adaptor_share": 0.2, "pretrained": None}, "give pretrained=FILE or drop it"),
+    ],
+)
+def test_an_adaptor_share_that_makes_no_sense_is_refused(
+    checkpoint: Path, small: dict[str, Any], changed: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        build({**small, "pretrained": str(checkpoint), **changed})
+
+
 @pytest.mark.parametrize("layout", ["file", "authors", "run"])
 def test_every_layout_gives_the_same_weights(checkpoint: Path, layout: str) -> None:
     expected, _ = load_pretrained(checkpoint)
