@@ -93,8 +93,9 @@ _ROWS = [
     ),
     *(
         _ours(
-            f"UniSRec-{stage}-ours-pretrained", stage, "this project's recipe, pre-trained, everything learns on", CHECKPOINT,
-            f"UniSRec-{stage}-ours", recipe="ours", freeze="none",
+            f"UniSRec-{stage}-ours-pretrained", stage,
+            "this project's recipe, encoder pre-trained, adaptor new, everything learns", CHECKPOINT,
+            f"UniSRec-{stage}-ours", recipe="ours", freeze="none", adaptor_share=0.0,
         )
         for stage in STAGES
     ),
