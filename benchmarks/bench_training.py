@@ -3,8 +3,8 @@
     python benchmarks/bench_training.py --dataset Scientific --data_path dataset --authors ../UniSRec
 
 AUTHORS is a checkout of the authors' repository; its own model runs on RecBole's own padded batches. Every way is a
-process of its own, so that peak memory is its own (with --gpu: of the GPU); the ways take turns, and times are medians over steps. Without
---authors our plain path (train_mode: prefix, the same arithmetic as the authors') is the reference.
+process of its own, so that peak memory is its own (with --gpu: of the GPU); the ways take turns, and times are medians
+over steps. Without --authors our plain path (train_mode: prefix, the same arithmetic as the authors') is the reference.
 """
 
 from __future__ import annotations

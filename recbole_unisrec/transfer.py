@@ -117,8 +117,9 @@ def copy_weights(
 
 
 def apply_pretrained(
-    model: nn.Module, path: str, what: str = "encoder", encoder: str = "", adaptor_share: float = 1.0
-) -> Transfer:
+    model: nn.Module, path: str, what: str = "encoder", encoder: str = "", adaptor_share: float = 1.0,
+    feature_scaling: str = "",
+) -> Transfer:  # fmt: skip
     """Load a pre-trained model into `model` and freeze a part of it.
 
     Parameters
@@ -135,11 +136,15 @@ def apply_pretrained(
         From 0 to 1: how much of the pre-trained adaptor stays in the start, the rest being the model's initial weights.
         A start in between learns a new dataset better than a fully trained one (Ash and Adams, "On Warm-Starting Neural
         Network Training", NeurIPS 2020, who shrink all weights and add noise; here the encoder stays whole).
+    feature_scaling
+        How `model` scales its text features (`data.features.scale_features`), if known.
 
     Raises
     ------
     UserError
-        If `adaptor_share` is outside 0 to 1, or below 1 with the adaptor frozen. If the file cannot be read, is of another architecture, or was trained on features of another text encoder.
+        If `adaptor_share` is outside 0 to 1, or below 1 with the adaptor frozen. If the file cannot be read, is of another
+        architecture, or was trained on features of another text encoder, or scaled in another way (which a new adaptor
+        may be, since it reads them afresh).
     """
     from recbole_unisrec.pretrain.checkpoint import load_pretrained
 
@@ -154,6 +159,12 @@ def apply_pretrained(
         raise UserError(
             f"{path} was trained on text features of {trained_with}, but this dataset has those of {encoder}; "
             "encode the texts again with the same encoder and pooling"
+        )
+    scaled_with = str((meta.get("config") or {}).get("feature_scaling") or "")
+    if adaptor_share > 0 and feature_scaling and scaled_with and feature_scaling != scaled_with:
+        raise UserError(
+            f"the adaptor of {path} was trained with feature_scaling={scaled_with}, but this run has "
+            f"feature_scaling={feature_scaling}; give the same, or start with a new adaptor (adaptor_share=0, freeze=none)"
         )
     loaded, new, unused = copy_weights(model, state, path, adaptor_share)
     frozen = freeze(model, what)
@@ -172,4 +183,5 @@ def transfer_from_config(config: Any, model: nn.Module, encoder: str = "") -> Tr
         return None
     if share != 1 and config["epochs"] == 0:
         raise UserError("adaptor_share below 1 mixes in new weights, which must learn; drop it, or train for an epoch or more")
-    return apply_pretrained(model, str(config["pretrained"]), config["freeze"] or "encoder", encoder, share)
+    scaling = config["feature_scaling"] or "none"
+    return apply_pretrained(model, str(config["pretrained"]), config["freeze"] or "encoder", encoder, share, scaling)

@@ -169,6 +169,18 @@ def test_another_text_encoder_is_refused(checkpoint: Path, small: dict[str, Any]
         build({**small, "pretrained": str(checkpoint)})
 
 
+def test_features_scaled_in_another_way_are_refused_unless_the_adaptor_is_new(
+    checkpoint: Path, small: dict[str, Any]
+) -> None:
+    beside = checkpoint / "config.json"
+    meta = json.loads(beside.read_text())
+    beside.write_text(json.dumps({**meta, "config": {**meta["config"], "feature_scaling": "whiten"}}))
+    build({**small, "pretrained": str(checkpoint), "feature_scaling": "whiten"})
+    with pytest.raises(UserError, match=r"trained with feature_scaling=whiten, but this run has feature_scaling=none"):
+        build({**small, "pretrained": str(checkpoint)})
+    build({**small, "pretrained": str(checkpoint), "freeze": "none", "adaptor_share": 0})
+
+
 class Evil:
     def __reduce__(self) -> tuple[Any, ...]:
         return (open, ("harm", "w"))
