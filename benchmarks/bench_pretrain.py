@@ -24,7 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -101,12 +101,16 @@ def ours(options: argparse.Namespace) -> dict[str, float]:
     return train(model, batches(), options)
 
 
+def device(options: argparse.Namespace) -> tuple[str, Callable[[], None]]:
+    """Name of the device, and what waits until it has done its work."""
+    return ("cuda", torch.cuda.synchronize) if options.gpu else ("cpu", lambda: None)
+
+
 def train(model: Any, batches: Iterator[tuple[float, Any]], options: argparse.Namespace) -> dict[str, float]:
     """Steps of Adam over batches, each with the time at which its making began."""
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     times, losses, pairs, distinct = [], [], [], []
-    kind = "cuda" if options.gpu else "cpu"
-    wait = torch.cuda.synchronize if options.gpu else (lambda: None)
+    kind, wait = device(options)
     for started, batch in batches:
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(kind, torch.bfloat16, enabled=options.precision == "bf16"):
@@ -230,9 +234,8 @@ def authors(options: argparse.Namespace) -> dict[str, float]:
     embedding = torch.nn.Embedding.from_pretrained(features(options))
     dataset: Any = SimpleNamespace(num=lambda field: options.items + 1, plm_embedding=embedding)
     dataset.plm_embedding_aug = embedding
-    kind = "cuda" if options.gpu else "cpu"
+    kind, wait = device(options)
     model = UniSRec(settings, dataset).to(kind)
-    wait = torch.cuda.synchronize if options.gpu else (lambda: None)
     transform = PLMEmb(settings)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     times, losses = [], []
@@ -264,7 +267,7 @@ def report(
     seconds = statistics.median(times[1:] or times)
     return {
         "seconds": seconds,
-        "peak": (torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else peak_memory()) / 2**20,
+        "peak": peak_memory(torch.cuda.is_initialized()) / 2**20,
         "loss": losses[0],
         "pairs": statistics.median(pairs[1:] or pairs) / seconds,
         "distinct": statistics.median(distinct or [0]),
@@ -274,8 +277,8 @@ def report(
 def measure(side: str, options: argparse.Namespace, **changed: Any) -> dict[str, float]:
     """Run one side in a process of its own."""
     values = {**vars(options), **changed, "side": side}
-    arguments = [f"--{k}={v}" for k, v in values.items() if v not in (None, False, True) and k not in ("threads", "gpu")]
-    arguments += ["--gpu"] if options.gpu else []
+    given = {k: v for k, v in values.items() if v is not None and v is not False and k != "threads"}
+    arguments = [f"--{k}" if v is True else f"--{k}={v}" for k, v in given.items()]
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     command = [sys.executable, "-W", "ignore", __file__, *arguments]
     found = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -117,7 +117,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
             if len(seconds) == n_steps + 1:  # the first one warms up
                 break
     torch.autograd.set_detect_anomaly(False)
-    training_peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else peak_memory()
+    training_peak = peak_memory(device.type == "cuda")
     model.eval()
     users_a_second = []
     for _ in range(1 if theirs else 3):

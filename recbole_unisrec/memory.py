@@ -6,6 +6,8 @@ import ctypes
 import resource
 import sys
 
+import torch
+
 # parameters of glibc's mallopt(3)
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
@@ -31,7 +33,9 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
 
 
-def peak_memory() -> int:
-    """Largest resident set of the process so far, in bytes."""
+def peak_memory(gpu: bool = False) -> int:
+    """Largest resident set of the process so far, or with `gpu` the most that torch had on its GPU, in bytes."""
+    if gpu:
+        return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
