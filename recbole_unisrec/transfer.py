@@ -134,8 +134,8 @@ def apply_pretrained(
         Description of the text encoder that made the features of this dataset, if known.
     adaptor_share
         From 0 to 1: how much of the pre-trained adaptor stays in the start, the rest being the model's initial weights.
-        A start in between learns a new dataset better than a fully trained one (Ash and Adams, "On Warm-Starting Neural
-        Network Training", NeurIPS 2020, who shrink all weights and add noise; here the encoder stays whole).
+        After Ash and Adams, "On Warm-Starting Neural Network Training", NeurIPS 2020, who shrink all weights and add noise;
+        here the encoder stays whole.
     feature_scaling
         How `model` scales its text features (`data.features.scale_features`), if known.
 
