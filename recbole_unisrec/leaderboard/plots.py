@@ -109,6 +109,8 @@ def _curves(board: Leaderboard, standings: Sequence[Standing]) -> str:
 
 
 def _cost(board: Leaderboard, standings: Sequence[Standing]) -> str:
+    from matplotlib.ticker import LogFormatter
+
     figure, (axis,) = _figure((8.5, _height(len(standings), 4)))
     for i, s in enumerate(standings):
         if s.row.model:
@@ -118,6 +120,8 @@ def _cost(board: Leaderboard, standings: Sequence[Standing]) -> str:
                 linestyle="", capsize=2,
             )  # fmt: skip
     axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(LogFormatter())
+    axis.xaxis.set_minor_formatter(LogFormatter())  # 20 and 300, not 2×10¹ and 3×10²
     axis.set_xlabel("seconds of a run (log)")
     axis.set_ylabel(f"test {board.score.upper()}")
     if axis.containers:
