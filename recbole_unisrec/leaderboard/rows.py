@@ -78,6 +78,10 @@ _ROWS = [
     Row("S3Rec", "S3RecText", about="RecBole's, text features for attributes, pre-trained on this dataset first"),
     Row("SASRec-text", "SASRecText", about="linear map of the text features"),
     Row("ZESRec", "ZESRec", about="linear map and item offsets"),
+    *(
+        Row(f"{name}-ours", model, {"recipe": "ours"}, about="the same with what it can use of this project's recipe", of=name)
+        for name, model in (("SASRec-text", "SASRecText"), ("ZESRec", "ZESRec"))
+    ),
     Row(
         "RecTools-UniSRec", "SASRecText", {"hidden_size": 256, "n_heads": 1, "train_batch_size": 128},
         grid={"learning_rate": [1e-4, 3e-4, 1e-3]}, package="rectools",
