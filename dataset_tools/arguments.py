@@ -6,8 +6,9 @@ import argparse
 import textwrap
 from pathlib import Path
 
+from dataset_tools.precision import PRECISIONS
+
 POOLINGS = ("CLS", "Mean")
-PRECISIONS = ("fp32", "bf16")
 
 
 def new_parser(tool: str, usage: str, description: str, epilog: str) -> argparse.ArgumentParser:

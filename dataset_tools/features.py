@@ -27,8 +27,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dataset_tools import __version__, lsa
-from dataset_tools.arguments import POOLINGS, PRECISIONS, new_parser
+from dataset_tools.arguments import POOLINGS, new_parser
 from dataset_tools.common import UserError, atomic_path, run_cli, write_text
+from dataset_tools.precision import PRECISIONS, usable_precision
 
 if TYPE_CHECKING:
     import torch
@@ -378,8 +379,10 @@ class TextEncoder:
 
     Attributes
     ----------
-    name, pooling, max_length, prompt, precision
+    name, pooling, max_length, prompt
         As given to `load`.
+    precision
+        ``fp32``, or ``bf16`` if that was asked for and the device is good for it.
     width
         d_plm, the length of a vector.
     device
@@ -403,24 +406,17 @@ class TextEncoder:
 
         if pooling not in POOLINGS:
             raise UserError(f"unknown pooling {pooling!r}; use one of {', '.join(POOLINGS)}")
-        if precision not in PRECISIONS:
-            raise UserError(f"unknown precision {precision!r}; use one of {', '.join(PRECISIONS)}")
         if max_length < 4:
             raise UserError(f"max_length is {max_length}; a text needs at least 4 tokens")
-        self.name, self.pooling, self.max_length, self.prompt, self.precision = (
-            name,
-            pooling,
-            max_length,
-            prompt,
-            precision,
-        )
         self.device = torch.device(device) if device is not None else _default_device()
+        self.name, self.pooling, self.max_length, self.prompt = name, pooling, max_length, prompt
+        self.precision = usable_precision(precision, self.device)
         if model.config.is_encoder_decoder:
             model = model.get_encoder()
         self.width = int(model.config.hidden_size)
         self.weights_sha256 = _weights_hash(model)
         self._model = model.eval().to(self.device)
-        product = torch.bfloat16 if precision == "bf16" else torch.float32
+        product = torch.bfloat16 if self.precision == "bf16" else torch.float32
         with torch.inference_mode():
             self._fast = _FastBert(self._model, product) if _FastBert.fits(self._model) else None
         self._tokenizer = tokenizer

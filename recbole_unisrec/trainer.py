@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dataset_tools.common import atomic_path
+from dataset_tools.precision import usable_precision
 from recbole_unisrec.data.sequences import Pairs, bucket_lengths, pack_last
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.metrics import RANK_METRICS, rank_metrics
@@ -27,7 +28,6 @@ from recbole_unisrec.transfer import transfer_from_config
 EVAL_ROWS = 4096  # histories encoded at a time
 NAN_CHECK_EVERY = 50  # steps between looks at the loss on an accelerator, where each look is a synchronisation
 _RUNS = itertools.count(1)  # of this process
-PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
 
 
 class PackedTrainer(Trainer):
@@ -48,9 +48,9 @@ class PackedTrainer(Trainer):
         self.transfer = transfer_from_config(config, model, getattr(model, "text_encoder", ""))
         super().__init__(config, model)
         precision = config["precision"] or "fp32"
-        if precision not in PRECISIONS:
-            raise UserError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
-        self.autocast_dtype = PRECISIONS[precision]
+        if self.enable_amp and self.device.type == "cpu":  # autocast's type on a CPU
+            precision = "bf16"
+        self.autocast_dtype = torch.bfloat16 if usable_precision(precision, self.device) == "bf16" else None
         self.average: WeightAverage | None = None
         if config["ema_decay"]:
             self.average = WeightAverage(model, config["ema_decay"])
@@ -71,7 +71,7 @@ class PackedTrainer(Trainer):
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context of forward passes: bfloat16 products if ``precision: bf16``."""
-        if self.autocast_dtype is None and not self.enable_amp:
+        if self.autocast_dtype is None and not (self.enable_amp and self.device.type == "cuda"):
             return contextlib.nullcontext()
         return torch.autocast(device_type=self.device.type, dtype=self.autocast_dtype)
 

@@ -9,6 +9,8 @@ import pytest
 from dataset_tools.common import run_cli
 from recbole_unisrec.cli import main, train_command
 
+pytestmark = pytest.mark.hardware
+
 SMALL = ["--hidden_size=16", "--inner_size=16", "--epochs", "1", "--show_progress=False", "--use_gpu=False"]
 
 TOPK = "--topk=[10, 20]"

@@ -19,6 +19,8 @@ from recbole_unisrec.registry import MODELS
 from recbole_unisrec.settings import recipe
 from recbole_unisrec.trainer import PackedTrainer
 
+pytestmark = pytest.mark.hardware
+
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("UniSRec", {"train_stage": "inductive_ft"}),
     ("UniSRec", {"train_stage": "transductive_ft"}),

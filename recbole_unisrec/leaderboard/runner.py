@@ -161,7 +161,7 @@ class Leaderboard:
         self.checkpoints = {name: (path, weights_digest(path)) for name, path in (checkpoints or {}).items()}
         self._what: dict[str, tuple[dict[str, Any], list[Any]]] = {}  # what a run depends on but seed and point, by row
         self._known: dict[str, set[str]] = {}  # names of settings by model
-        self._found: dict[str, Run] = {}  # finished runs by key
+        self._found: dict[tuple[str, str], Run] = {}  # finished runs by row and key: settings may make two rows the same
         self._files: dict[Path, str] = {}  # digests of feature files
         self.users = self._users()
 
@@ -280,8 +280,8 @@ class Leaderboard:
             If its file is damaged.
         """
         key = self._key(row, point, seed)
-        if key in self._found:  # a finished run does not change
-            return replace(self._found[key], point=point)
+        if (row.name, key) in self._found:  # a finished run does not change
+            return replace(self._found[row.name, key], point=point)
         file = self.json_file(row.name, key)
         if not file.is_file() or not self.ranks_file(row.name, key).is_file():
             return None
@@ -291,7 +291,7 @@ class Leaderboard:
                 raise ValueError("it is of another run")
         except (ValueError, TypeError) as error:
             raise UserError(f"{file} is damaged ({error}); delete it and run again") from error
-        self._found[key] = run
+        self._found[row.name, key] = run
         return replace(run, point=point)  # a value that was tuned and the same by default are one run
 
     def run(

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dataset_tools.precision import usable_precision
 from recbole_unisrec.data.sequences import Pairs, bucket_lengths, pack_last
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.model.adaptor import MoEAdaptor
 from recbole_unisrec.model.encoder import Buckets, CausalTransformer, TransformerLayer, attend_buckets
 
 ROWS = 1024  # histories encoded at a time
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -117,14 +117,15 @@ class Network(nn.Module):
     def use_precision(self, precision: str) -> None:
         """Compute matrix products of the encoder in ``fp32`` or ``bf16``; residuals, norms and results stay float32.
 
+        Where the processor is no good for bf16, fp32 is computed, which is said once.
+
         Raises
         ------
         UserError
             If the precision is unknown.
         """
-        if precision not in PRECISIONS:
-            raise UserError(f"unknown precision {precision!r}; use {' or '.join(PRECISIONS)}")
-        self._dtype, self._prepared = PRECISIONS[precision], None
+        usable = usable_precision(precision)
+        self._dtype, self._prepared = torch.bfloat16 if usable == "bf16" else torch.float32, None
 
     @torch.inference_mode()
     def encode(self, rows: Tensor, lengths: Sequence[int], vectors: Callable[[Tensor], Tensor]) -> Tensor:

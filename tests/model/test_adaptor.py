@@ -4,6 +4,8 @@ import torch
 from recbole_unisrec.model import adaptor
 from recbole_unisrec.model.adaptor import MoEAdaptor
 
+pytestmark = pytest.mark.hardware
+
 
 def random_adaptor(**options: object) -> MoEAdaptor:
     torch.manual_seed(0)

@@ -14,6 +14,8 @@ from recbole_unisrec.model.attribute_baselines import S3RecText
 from recbole_unisrec.model.trim import length_groups, trim_padding
 from recbole_unisrec.settings import build_config, model_class
 
+pytestmark = pytest.mark.hardware
+
 NETWORK = {"hidden_size": 16, "inner_size": 16, "MAX_ITEM_LIST_LENGTH": 12, "show_progress": False, "use_gpu": False}
 DROPOUT = {"hidden_dropout_prob": 0.1, "attn_dropout_prob": 0.1}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -117,7 +119,7 @@ def test_segments_and_negatives() -> None:
 def test_they_learn_the_ring_but_for_items_held_out(capsys: pytest.CaptureFixture[str], model: str) -> None:
     learning = {"epochs": 12, "learning_rate": 0.01, "train_batch_size": 128, "topk": [3, 10], "valid_metric": "NDCG@3"}
     if model == "BERT4Rec":  # learns from few masked items a row, and leaves the first item out
-        learning.update(epochs=30, learning_rate=0.02)
+        learning.update(epochs=60, train_batch_size=64, stopping_step=60)
     config = build_config(model, "ring", [], {**SETTINGS[model], **learning, "cold_items": 0.2})
     groups = quick_start.train(config).groups["popularity"]
     warm = [(values["users"], values["hit@3"]) for name, values in groups.items() if name != "0"]

@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from recbole_unisrec.model.dropout import Dropout, dropout, keep_mask
 from recbole_unisrec.model.encoder import Rows, attend
 
+pytestmark = pytest.mark.hardware
+
 
 @pytest.mark.parametrize("p", [0.1, 0.2, 0.5])
 def test_drops_the_share_that_was_asked_for(p: float) -> None:

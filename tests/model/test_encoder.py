@@ -3,6 +3,8 @@ import torch
 
 from recbole_unisrec.model.encoder import CausalTransformer, Rows
 
+pytestmark = pytest.mark.hardware
+
 BUCKETS = [(3, 1), (2, 2), (2, 5), (1, 7)]
 LAST = [0, 1, 2, 4, 6, 10, 16, 22]  # of sequences that fill their bucket or are shorter
 

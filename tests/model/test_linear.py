@@ -4,6 +4,8 @@ import torch.nn.functional as F
 
 from recbole_unisrec.model.linear import linear, missing
 
+pytestmark = pytest.mark.hardware
+
 
 @pytest.mark.parametrize(("k", "n"), [(3, 5), (16, 5), (3, 16), (32, 48)])
 def test_equals_the_library(k: int, n: int) -> None:

@@ -9,6 +9,8 @@ from recbole_unisrec.metrics import rank_metrics
 from recbole_unisrec.model import losses
 from recbole_unisrec.model.losses import softmax_cross_entropy, target_ranks
 
+pytestmark = pytest.mark.hardware
+
 
 @pytest.mark.parametrize("rows", [1, 3, 100])
 def test_blocked_cross_entropy_equals_the_plain_one(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:

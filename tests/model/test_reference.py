@@ -12,6 +12,8 @@ import recbole_unisrec  # noqa: F401
 from recbole_unisrec.data.sequences import Segments, bucket_lengths, pack
 from recbole_unisrec.model.unisrec import UniSRec
 
+pytestmark = pytest.mark.hardware
+
 SETTINGS = {
     "n_exps": 3, "adaptor_dropout_prob": 0.0, "temperature": 0.07, "n_layers": 2, "n_heads": 2, "hidden_size": 32,
     "inner_size": 40, "hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "hidden_act": "gelu",

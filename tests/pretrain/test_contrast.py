@@ -15,6 +15,8 @@ from recbole_unisrec.pretrain.dataset import make_batch
 from recbole_unisrec.pretrain.model import UniSRecPretrain
 from recbole_unisrec.pretrain.views import Rows, word_drop
 
+pytestmark = pytest.mark.hardware
+
 SETTINGS = {
     "n_exps": 3, "adaptor_dropout_prob": 0.0, "temperature": 0.07, "n_layers": 2, "n_heads": 2, "hidden_size": 32,
     "inner_size": 40, "hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "hidden_act": "gelu",

@@ -27,6 +27,8 @@ from recbole_unisrec.pretrain.views import Rows, cut_rows, draws, item_drop, mix
 from recbole_unisrec.settings import build_config
 from recbole_unisrec.transfer import apply_pretrained
 
+pytestmark = pytest.mark.hardware
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
