@@ -174,7 +174,9 @@ def gemm_peak(threads: int, gpu: bool) -> dict[str, float]:
     return found
 
 
-def useful_operations(pairs: float, n_items: float, width: float, d: int = 300, inner: int = 256, n_exps: int = 8) -> float:
+def useful_operations(
+    pairs: float, n_items: float, width: float, d: int = 300, inner: int = 256, n_exps: int = 8
+) -> float:
     """Multiplications and additions that a step of `pairs` predictions needs, dropout and attention scores left out.
 
     Adaptor: all items once, forward and gradient of the weights (the features are fixed). Softmax: forward and two

@@ -296,7 +296,9 @@ def make_parser() -> argparse.ArgumentParser:
             + textwrap.fill(", ".join(CATEGORIES), 100, initial_indent="  ", subsequent_indent="  ")
         ),
     )
-    parser.add_argument("category", metavar="CATEGORY", help="for example Scientific, Food, or Grocery_and_Gourmet_Food")
+    parser.add_argument(
+        "category", metavar="CATEGORY", help="for example Scientific, Food, or Grocery_and_Gourmet_Food"
+    )
     source = parser.add_argument_group("input")
     source.add_argument("--raw", type=Path, default=Path("raw"), help="folder of the dumps (default: raw)")
     source.add_argument("--year", type=int, choices=(2018, 2023), default=2018, help="edition (default: %(default)s)")

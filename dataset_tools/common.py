@@ -29,7 +29,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     except OSError as error:
-        raise UserError(f"cannot write to {target.parent}: {error.strerror}; choose a folder you may write to") from error
+        raise UserError(
+            f"cannot write to {target.parent}: {error.strerror}; choose a folder you may write to"
+        ) from error
     os.close(handle)
     temporary = Path(name)
     try:

@@ -128,7 +128,12 @@ def build(
     dataset = pipeline.k_core_dataset(data, texts, user_k, item_k, shuffle_ties)
     names = {"user": user_column, "item": item_column, "time": time_column, "rating": rating_column}
     names_of_items = {"item_id": item_id, "text": list(text_columns)}
-    settings = {"columns": {**names, **names_of_items}, "user_k": user_k, "item_k": item_k, "shuffle_ties": shuffle_ties}
+    settings = {
+        "columns": {**names, **names_of_items},
+        "user_k": user_k,
+        "item_k": item_k,
+        "shuffle_ties": shuffle_ties,
+    }
     counts = {"records": records, "duplicate_records": repeated_records}
     return dataset, provenance("custom", [interactions, items], settings, data, bad, metadata=counts)
 
@@ -169,7 +174,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--text_cols", nargs="+", default=["title"], metavar="COL", help="text columns, in order (default: title)"
     )
     source.add_argument("--encoding", default="utf-8", help="of csv and tsv (default: %(default)s)")
-    source.add_argument("--separator", type=_character, help="of csv and tsv, such as ';' (default: by the name of the file)")
+    source.add_argument(
+        "--separator", type=_character, help="of csv and tsv, such as ';' (default: by the name of the file)"
+    )
     add_arguments(parser)
     return parser
 

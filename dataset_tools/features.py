@@ -800,7 +800,14 @@ def _made_from(ids: Sequence[str], texts: Sequence[str], word_drop: float, seed:
 
 
 def _encode_fitted(
-    path: Path, ids: Sequence[str], texts: Sequence[str], encoder: str, word_drop: float, seed: int, dtype: str, overwrite: bool
+    path: Path,
+    ids: Sequence[str],
+    texts: Sequence[str],
+    encoder: str,
+    word_drop: float,
+    seed: int,
+    dtype: str,
+    overwrite: bool,
 ) -> None:
     """`encode_dataset` with latent semantics, fitted here (and kept beside the features) or read from a file."""
     kept = path.with_name(path.name + ".npz")

@@ -116,5 +116,7 @@ class LatentSemantics:
             raise UserError(f"{Path(path)} is no fitted text encoder ({error}); {again}") from error
         idf, components = arrays["idf"], arrays["components"]
         if idf.shape != (len(terms),) or components.ndim != 2 or components.shape[1] != len(terms):
-            raise UserError(f"{Path(path)} does not add up: {len(terms)} terms, idf {idf.shape}, components {components.shape}; {again}")
+            raise UserError(
+                f"{Path(path)} does not add up: {len(terms)} terms, idf {idf.shape}, components {components.shape}; {again}"
+            )
         return cls(terms, idf, components)

@@ -429,7 +429,9 @@ def k_core_dataset(
     dataset = make_sequences(data, shuffle_ties)
     dataset.texts = [texts[code] for code in data.item_ids.encode(dataset.item_ids).tolist()]
     if all(map(is_empty_text, dataset.texts)):
-        raise UserError(f"none of the {len(dataset.texts):,} items has a text; is it the right item file, with these text fields?")
+        raise UserError(
+            f"none of the {len(dataset.texts):,} items has a text; is it the right item file, with these text fields?"
+        )
     return dataset
 
 
@@ -488,7 +490,7 @@ def check_ids(ids: pl.Series, what: str) -> None:
     UserError
         Naming the first such id.
     """
-    wrong = ids.filter(ids.str.contains("[\t\n\r\x00\x0b\x0c\x1c-\x1e\u0085\u2028\u2029\ufffd]|^\\s*$|^\""))
+    wrong = ids.filter(ids.str.contains('[\t\n\r\x00\x0b\x0c\x1c-\x1e\u0085\u2028\u2029\ufffd]|^\\s*$|^"'))
     if len(wrong):
         raise UserError(
             f"{what} {wrong[0]!r} is empty, begins with a quote, or holds a tab, a line end or a damaged character, "

@@ -249,7 +249,12 @@ def make_dataset(
     if args.encoder:
         from dataset_tools.features import encode_dataset
 
-        options = {"encoder": args.encoder, "pooling": args.pooling, "precision": args.precision, "progress": not args.quiet}
+        options = {
+            "encoder": args.encoder,
+            "pooling": args.pooling,
+            "precision": args.precision,
+            "progress": not args.quiet,
+        }
         print(encode_dataset(folder, name, word_drop=0.0, **options))
         if args.word_drop:
             print(encode_dataset(folder, name, word_drop=args.word_drop, **options))

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from recbole_unisrec.serving import Recommender
 
 
-
 def load(path: str | Path, data_path: str | Path | None = None, index: str = "auto") -> Recommender:
     """A recommender from a saved model's folder or a checkpoint; see `recbole_unisrec.serving.load`."""
     from recbole_unisrec.serving import load as load_recommender

@@ -36,7 +36,11 @@ def train_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", nargs="+", default=["UniSRec"], help="one or more models (default: UniSRec)")
     parser.add_argument("--dataset", default="ml-100k", help="folder name under dataset/ (default: ml-100k, embedded)")
-    parser.add_argument("--train_stage", nargs="+", help="inductive_ft (text only), transductive_ft (text and IDs), or pretrain on a mixture of domains")
+    parser.add_argument(
+        "--train_stage",
+        nargs="+",
+        help="inductive_ft (text only), transductive_ft (text and IDs), or pretrain on a mixture of domains",
+    )
     parser.add_argument("--config", nargs="+", default=[], metavar="FILE", help="property files (YAML)")
     parser.add_argument("--recipe", help="the model as in the paper (default), or ours (props/recipe-ours.yaml)")
     parser.add_argument("--encode", action="store_true", help="make the text features first, if they are missing")
@@ -44,9 +48,13 @@ def train_parser() -> argparse.ArgumentParser:
     parser.add_argument("--pooling", default="CLS", choices=["CLS", "Mean"], help="pooling for --encode (default: CLS)")
     parser.add_argument("--seed", type=int, help="random seed (default: 2020)")
     parser.add_argument("--epochs", type=int, help="at most so many epochs; 0 evaluates without training")
-    parser.add_argument("--pretrained", metavar="FILE", help="start from a checkpoint of pre-training (ours or the authors')")
+    parser.add_argument(
+        "--pretrained", metavar="FILE", help="start from a checkpoint of pre-training (ours or the authors')"
+    )
     parser.add_argument("--freeze", help="with --pretrained: what stays as it is, encoder (default), adaptor or none")
-    parser.add_argument("--resume", action="store_true", help="with --train_stage pretrain: go on after an interruption")
+    parser.add_argument(
+        "--resume", action="store_true", help="with --train_stage pretrain: go on after an interruption"
+    )
     parser.add_argument("--verbose", action="store_true", help="show RecBole's log on the console")
     parser.add_argument("--debug", action="store_true", help="show a traceback on errors")
     return parser

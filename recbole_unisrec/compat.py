@@ -181,7 +181,9 @@ def apply() -> None:
     if importlib.util.find_spec("recbole") is None:
         from recbole_unisrec.errors import UserError
 
-        raise UserError("RecBole is not installed; run `pip install --no-deps recbole==1.2.1` (see the README on Python 3.12)")
+        raise UserError(
+            "RecBole is not installed; run `pip install --no-deps recbole==1.2.1` (see the README on Python 3.12)"
+        )
     # ray says so at every start, and RecBole brings it along; the bound on setuptools keeps it working
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
     _patch_numpy()

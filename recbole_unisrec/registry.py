@@ -43,10 +43,16 @@ class Entry:
 
 MODELS = {
     "UniSRec": Entry(UniSRec, TextDataset, PackedTrainer, ("UniSRec.yaml", "packed.yaml", "finetune.yaml")),
-    "UniSRecPretrain": Entry(UniSRecPretrain, MixtureDataset, UniSRecPretrainTrainer, ("UniSRec.yaml", "pretrain.yaml")),
-    "SASRecPacked": Entry(SASRecPacked, SequenceDataset, PackedTrainer, ("SASRecPacked.yaml", "packed.yaml", "finetune.yaml")),
+    "UniSRecPretrain": Entry(
+        UniSRecPretrain, MixtureDataset, UniSRecPretrainTrainer, ("UniSRec.yaml", "pretrain.yaml")
+    ),
+    "SASRecPacked": Entry(
+        SASRecPacked, SequenceDataset, PackedTrainer, ("SASRecPacked.yaml", "packed.yaml", "finetune.yaml")
+    ),
     "SASRecText": Entry(SASRecText, TextDataset, PackedTrainer, ("SASRecText.yaml", "packed.yaml", "finetune.yaml")),
-    "ZESRec": Entry(ZESRec, TextDataset, PackedTrainer, ("SASRecText.yaml", "ZESRec.yaml", "packed.yaml", "finetune.yaml")),
+    "ZESRec": Entry(
+        ZESRec, TextDataset, PackedTrainer, ("SASRecText.yaml", "ZESRec.yaml", "packed.yaml", "finetune.yaml")
+    ),
     "FDSAText": Entry(FDSAText, TextDataset, Trainer, ("finetune.yaml", "FDSAText.yaml")),
     "S3RecText": Entry(S3RecText, TextDataset, S3RecTextTrainer, ("finetune.yaml", "S3RecText.yaml")),
 }

@@ -84,7 +84,9 @@ class PackedTrainer(Trainer):
             train_data.set_epoch(epoch_idx)
         total = torch.zeros((), device=self.device)
         every = 1 if self.device.type == "cpu" else NAN_CHECK_EVERY
-        batches = tqdm(train_data, desc=f"epoch {epoch_idx:>3}", unit="step", leave=False, disable=None if show_progress else True)
+        batches = tqdm(
+            train_data, desc=f"epoch {epoch_idx:>3}", unit="step", leave=False, disable=None if show_progress else True
+        )
         for step, batch in enumerate(batches):
             batch = batch.to(self.device)
             self.optimizer.zero_grad(set_to_none=True)

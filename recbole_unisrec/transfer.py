@@ -149,9 +149,13 @@ def apply_pretrained(
     from recbole_unisrec.pretrain.checkpoint import load_pretrained
 
     if isinstance(adaptor_share, bool) or not isinstance(adaptor_share, int | float) or not 0 <= adaptor_share <= 1:
-        raise UserError(f"adaptor_share must be a number from 0 (new weights) to 1 (pre-trained ones), not {adaptor_share!r}")
+        raise UserError(
+            f"adaptor_share must be a number from 0 (new weights) to 1 (pre-trained ones), not {adaptor_share!r}"
+        )
     if adaptor_share < 1 and what == "adaptor":
-        raise UserError("adaptor_share below 1 mixes new weights into the adaptor, which must then learn; drop freeze=adaptor")
+        raise UserError(
+            "adaptor_share below 1 mixes new weights into the adaptor, which must then learn; drop freeze=adaptor"
+        )
     state, meta = load_pretrained(path)
     source = path + "".join(f" (torn checkpoint passed over: {line})" for line in meta.get("passed", []))
     trained_with = str(meta.get("encoder") or "")
@@ -177,11 +181,15 @@ def transfer_from_config(config: Any, model: nn.Module, encoder: str = "") -> Tr
     share = 1.0 if config["adaptor_share"] is None else config["adaptor_share"]
     if not config["pretrained"]:
         if share != 1:
-            raise UserError("adaptor_share says how much of a pre-trained adaptor to keep; give pretrained=FILE or drop it")
+            raise UserError(
+                "adaptor_share says how much of a pre-trained adaptor to keep; give pretrained=FILE or drop it"
+            )
         if config["freeze"]:
             raise UserError("freeze without pretrained would keep random weights; give pretrained=FILE or drop freeze")
         return None
     if share != 1 and config["epochs"] == 0:
-        raise UserError("adaptor_share below 1 mixes in new weights, which must learn; drop it, or train for an epoch or more")
+        raise UserError(
+            "adaptor_share below 1 mixes in new weights, which must learn; drop it, or train for an epoch or more"
+        )
     scaling = config["feature_scaling"] or "none"
     return apply_pretrained(model, str(config["pretrained"]), config["freeze"] or "encoder", encoder, share, scaling)

@@ -62,7 +62,10 @@ def test_two_models_give_one_table_and_a_json_each(ring: Path, capsys: pytest.Ca
         (["--dataset", "ring", "--train_users=0"], "train_users must be a share above 0"),
         (["--dataset", "ring", "--recipe", "secret"], "unknown recipe 'secret'; choose one of paper, ours"),
         (["--dataset", "ring", "--model", "SASRec", "--recipe", "ours"], "SASRec can use nothing of the recipe"),
-        (["--dataset", "ring", "--model", "SASRec", "--history_bias=True"], "SASRec has no history_bias; it goes with UniSRec"),
+        (
+            ["--dataset", "ring", "--model", "SASRec", "--history_bias=True"],
+            "SASRec has no history_bias; it goes with UniSRec",
+        ),
         (["--dataset", "ring", "--feature_scaling=zip"], "unknown feature_scaling 'zip'"),
         (["--dataset", "ring", "--ema_decay=1.5"], "ema_decay must lie between"),
         (["--dataset", "ring", "--freeze", "encoder"], "freeze without pretrained"),
@@ -113,7 +116,9 @@ def test_a_model_takes_of_the_recipe_what_it_knows(ring: Path) -> None:
     assert "feature_scaling" not in config
 
 
-def test_each_of_several_models_takes_the_settings_that_it_knows(ring: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_of_several_models_takes_the_settings_that_it_knows(
+    ring: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     both = ["--model", "SASRecPacked", "SASRec", "--dataset", "ring", TOPK]
     assert run(*both, "--precision=bf16", "--recipe", "ours") == 0
     configs = [json.loads(file.read_text())["config"] for file in sorted(Path("saved").glob("*.json"))]

@@ -37,9 +37,7 @@ def _no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["test"])
 
 
-def prepared(
-    model: str, own: dict[str, Any], settings: dict[str, Any]
-) -> tuple[Any, Any, tuple[Any, Any, Any], Any]:
+def prepared(model: str, own: dict[str, Any], settings: dict[str, Any]) -> tuple[Any, Any, tuple[Any, Any, Any], Any]:
     config = Config(model=model, dataset="ring", config_dict={**settings, **own})
     init_seed(config["seed"], True)
     dataset = create_dataset(config)
@@ -134,7 +132,9 @@ def test_a_share_of_the_users_is_learned_from(ring: Path, small: dict[str, Any],
     _, whole, (_, _, everyone), _ = prepared("UniSRec", stage, {**small, "train_mode": mode})
     drawn = []
     for share in (0.1, 0.5):
-        _, dataset, (train, _, test), _ = prepared("UniSRec", stage, {**small, "train_mode": mode, "train_users": share})
+        _, dataset, (train, _, test), _ = prepared(
+            "UniSRec", stage, {**small, "train_mode": mode, "train_users": share}
+        )
         drawn.append(set(dataset.split.train_user.tolist()))
         assert len(drawn[-1]) == round(share * len(whole.split.train_user))
         assert set(train._dataset.inter_feat["user_id"].tolist()) == drawn[-1]

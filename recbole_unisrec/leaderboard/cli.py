@@ -44,11 +44,15 @@ def parser() -> argparse.ArgumentParser:
         "--no-tuning", nargs="*", metavar="ROW", help="take the settings of these rows (of all) as they are"
     )
     found.add_argument(
-        "--pretrained", nargs="+", default=[], metavar="[NAME=]FILE",
+        "--pretrained",
+        nargs="+",
+        default=[],
+        metavar="[NAME=]FILE",
         help=f"checkpoints of the pre-trained rows; one without a name is {rows.CHECKPOINT}, a row takes another as ROW@NAME",
     )
     found.add_argument(
-        "--report-only", action="store_true",
+        "--report-only",
+        action="store_true",
         help="train nothing; report the rows of --models (default: all) that are finished, also those that miss seeds",
     )
     found.add_argument("--out", type=Path, help="folder of runs and report (default: leaderboard/DATASET)")
@@ -110,6 +114,8 @@ def named_checkpoints(given: list[str]) -> dict[str, str]:
         match = NAMED.fullmatch(text)
         name, file = match.groups() if match else (rows.CHECKPOINT, text)
         if name in found:
-            raise UserError(f"--pretrained has {name} twice ({found[name]} and {file}); give each checkpoint a name of its own")
+            raise UserError(
+                f"--pretrained has {name} twice ({found[name]} and {file}); give each checkpoint a name of its own"
+            )
         found[name] = file
     return found

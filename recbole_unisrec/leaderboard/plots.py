@@ -24,7 +24,11 @@ def plots(board: Leaderboard, standings: Sequence[Standing]) -> list[tuple[str, 
     with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": "leaderboard", "font.size": 9}):
         return [
             ("metrics", "Test metrics, mean and standard deviation over seeds", _bars(board, standings)),
-            ("groups", f"{metric} by training interactions of the target and by history length", _groups(board, standings)),
+            (
+                "groups",
+                f"{metric} by training interactions of the target and by history length",
+                _groups(board, standings),
+            ),
             ("curves", f"Validation {board.score.upper()} by epoch, first seed", _curves(board, standings)),
             ("cost", f"Seconds of a run against {board.score.upper()}", _cost(board, standings)),
         ]

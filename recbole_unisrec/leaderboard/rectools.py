@@ -36,7 +36,9 @@ def check_installed() -> None:
         import pytorch_lightning  # noqa: F401
         from rectools.fast_transformers import UniSRecModel  # noqa: F401
     except ImportError as error:
-        raise UserError(f"RecTools' UniSRecModel needs rectools 0.19 or newer ({error}); pip install 'rectools[torch]', or drop the row") from error
+        raise UserError(
+            f"RecTools' UniSRecModel needs rectools 0.19 or newer ({error}); pip install 'rectools[torch]', or drop the row"
+        ) from error
 
 
 def train(config: Any, tell: Callable[[str], None] = quick_start.say) -> quick_start.Result:

@@ -143,7 +143,8 @@ class Report:
         rows = []
         for name, metrics in found.items():
             cells = [
-                Cell(f"{c.relative:+.1%}, {p_value(c.p)}", links=(("", row_file(by_name[name])),)) for c in metrics.values()
+                Cell(f"{c.relative:+.1%}, {p_value(c.p)}", links=(("", row_file(by_name[name])),))
+                for c in metrics.values()
             ]
             rows.append((Cell(name, name=True), *cells))
         return Block("table", header=("row", *(n.upper() for n in self.board.names)), rows=tuple(rows))
@@ -156,7 +157,10 @@ class Report:
         for base in dict.fromkeys(of for _, of in pairs):
             mine = [name for name, of in pairs if of == base]
             found = compare({name: self.values[name] for name in (base, *mine)}, base)
-            blocks += [Block("text", f"Against {base}, tested as above, Holm-corrected within this table:"), self.comparison(found)]
+            blocks += [
+                Block("text", f"Against {base}, tested as above, Holm-corrected within this table:"),
+                self.comparison(found),
+            ]
         return [Block("head", "Ablations"), *blocks] if blocks else []
 
     def groups(self, kind: str, metric: str) -> Block:
@@ -186,7 +190,11 @@ class Report:
         for s in tuned:
             links = ((run, run_file(s, run.key), run.key == s.runs[0].key) for run in s.tuning)
             cells = [
-                Cell(f"{', '.join(f'{k} {v}' for k, v in run.point.items())}: {run.valid_score:.4f}", "best" if best else "", (("", file),))
+                Cell(
+                    f"{', '.join(f'{k} {v}' for k, v in run.point.items())}: {run.valid_score:.4f}",
+                    "best" if best else "",
+                    (("", file),),
+                )
                 for run, file, best in links
             ]
             rows.append((Cell(s.name, name=True), *cells))
@@ -195,7 +203,10 @@ class Report:
         text = f"Validation {score} of the first seed for each point of a row's grid; the best one (bold) is run with all seeds."
         if rest:
             text += f" Not tuned: {', '.join(rest)}, with the property files' settings."
-        return [Block("text", text), Block("table", header=("row", *(f"point {i}" for i in range(1, width))), rows=padded)]
+        return [
+            Block("text", text),
+            Block("table", header=("row", *(f"point {i}" for i in range(1, width))), rows=padded),
+        ]
 
     def blocks(self) -> list[Block]:
         """The report, piece by piece."""
@@ -210,8 +221,13 @@ class Report:
         if board.overrides.get("cold_items"):
             found.append(Block("text", cold_text(board)))
         if share := board.overrides.get("train_users"):
-            found.append(Block("text", f"Little data: every row learned from the same {share:.0%} of the users, drawn at random; "
-                  "validation and test are over all."))
+            found.append(
+                Block(
+                    "text",
+                    f"Little data: every row learned from the same {share:.0%} of the users, drawn at random; "
+                    "validation and test are over all.",
+                )
+            )
         found += [self.main(), Block("plot", "metrics")]
         if self.against:
             found += [
@@ -223,7 +239,11 @@ class Report:
         found += self.ablations()
         first, second = board.names[:2]
         for kind, head, text in (
-            ("popularity", "By how often the item to find occurs in training", "; 0 is an item that never occurs in training"),
+            (
+                "popularity",
+                "By how often the item to find occurs in training",
+                "; 0 is an item that never occurs in training",
+            ),
             ("length", "By the length of the history", ", in items"),
         ):
             found.append(Block("head", head))

@@ -69,7 +69,9 @@ _ROWS = [
     Row("SASRec", "SASRec", about="RecBole's"),
     Row("SASRecPacked", "SASRecPacked", about="SASRec on our data path"),
     Row(
-        "SASRec-ours", "SASRecPacked", {"recipe": "ours"},
+        "SASRec-ours",
+        "SASRecPacked",
+        {"recipe": "ours"},
         about="SASRec with what it can use of this project's recipe: history bias, averaged weights",
     ),
     Row("GRU4Rec", "GRU4Rec", about="RecBole's"),
@@ -79,12 +81,21 @@ _ROWS = [
     Row("SASRec-text", "SASRecText", about="linear map of the text features"),
     Row("ZESRec", "ZESRec", about="linear map and item offsets"),
     *(
-        Row(f"{name}-ours", model, {"recipe": "ours"}, about="the same with what it can use of this project's recipe", of=name)
+        Row(
+            f"{name}-ours",
+            model,
+            {"recipe": "ours"},
+            about="the same with what it can use of this project's recipe",
+            of=name,
+        )
         for name, model in (("SASRec-text", "SASRecText"), ("ZESRec", "ZESRec"))
     ),
     Row(
-        "RecTools-UniSRec", "SASRecText", {"hidden_size": 256, "n_heads": 1, "train_batch_size": 128},
-        grid={"learning_rate": [1e-4, 3e-4, 1e-3]}, package="rectools",
+        "RecTools-UniSRec",
+        "SASRecText",
+        {"hidden_size": 256, "n_heads": 1, "train_batch_size": 128},
+        grid={"learning_rate": [1e-4, 3e-4, 1e-3]},
+        package="rectools",
         about="UniSRecModel of the package rectools, its defaults otherwise",
     ),
     *(
@@ -92,29 +103,51 @@ _ROWS = [
         for stage, reads in STAGES.items()
     ),
     *(
-        _ours(f"UniSRec-{stage}-ours", stage, "this project's recipe (props/recipe-ours.yaml), from scratch", recipe="ours")
-        for stage in STAGES
-    ),
-    *(
         _ours(
-            f"UniSRec-{stage}-ours-pretrained", stage,
-            "this project's recipe, encoder pre-trained, adaptor new, everything learns", CHECKPOINT,
-            f"UniSRec-{stage}-ours", recipe="ours", freeze="none", adaptor_share=0.0,
+            f"UniSRec-{stage}-ours",
+            stage,
+            "this project's recipe (props/recipe-ours.yaml), from scratch",
+            recipe="ours",
         )
         for stage in STAGES
     ),
     *(
         _ours(
-            f"UniSRec-{stage}-ours-LSA", stage, "this project's recipe, texts by TF-IDF and singular vectors (--encoder lsa)",
-            of=f"UniSRec-{stage}-ours", recipe="ours", plm_suffix="feat1LSA",
+            f"UniSRec-{stage}-ours-pretrained",
+            stage,
+            "this project's recipe, encoder pre-trained, adaptor new, everything learns",
+            CHECKPOINT,
+            f"UniSRec-{stage}-ours",
+            recipe="ours",
+            freeze="none",
+            adaptor_share=0.0,
         )
         for stage in STAGES
     ),
     *(
-        _ours(f"UniSRec-{stage}-pretrained", stage, "the paper's model, pre-trained, encoder frozen", CHECKPOINT, freeze="encoder")
+        _ours(
+            f"UniSRec-{stage}-ours-LSA",
+            stage,
+            "this project's recipe, texts by TF-IDF and singular vectors (--encoder lsa)",
+            of=f"UniSRec-{stage}-ours",
+            recipe="ours",
+            plm_suffix="feat1LSA",
+        )
         for stage in STAGES
     ),
-    *_ablations("S-I-only", "pre-trained without the sequence-sequence task", "UniSRec-{}-pretrained", "S-I", freeze="encoder"),
+    *(
+        _ours(
+            f"UniSRec-{stage}-pretrained",
+            stage,
+            "the paper's model, pre-trained, encoder frozen",
+            CHECKPOINT,
+            freeze="encoder",
+        )
+        for stage in STAGES
+    ),
+    *_ablations(
+        "S-I-only", "pre-trained without the sequence-sequence task", "UniSRec-{}-pretrained", "S-I", freeze="encoder"
+    ),
     *_ablations("full", "pre-trained, everything learns on", "UniSRec-{}-pretrained", CHECKPOINT, freeze="none"),
     *_ablations("no-whitening", "linear experts without the learned shift", whitening=False),
     *_ablations("one-expert", "no mixture", n_exps=1),

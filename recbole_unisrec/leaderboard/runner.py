@@ -41,7 +41,13 @@ ELSEWHERE = {
     "log_wandb", "wandb_project", "single_spec", "local_rank", "world_size", "nproc", "offset", "ip", "port", "recipe",
     "dataset_save_path", "dataloaders_save_path", "save_dataset", "save_dataloaders", "eval_batch_size", "log_dir",
 }  # fmt: skip
-SPLIT = ("data_path", "MAX_ITEM_LIST_LENGTH", "cold_items", "cold_by", "train_users")  # settings that the splits depend on
+SPLIT = (
+    "data_path",
+    "MAX_ITEM_LIST_LENGTH",
+    "cold_items",
+    "cold_by",
+    "train_users",
+)  # settings that the splits depend on
 
 
 @dataclass
@@ -161,7 +167,9 @@ class Leaderboard:
         self.checkpoints = {name: (path, weights_digest(path)) for name, path in (checkpoints or {}).items()}
         self._what: dict[str, tuple[dict[str, Any], list[Any]]] = {}  # what a run depends on but seed and point, by row
         self._known: dict[str, set[str]] = {}  # names of settings by model
-        self._found: dict[tuple[str, str], Run] = {}  # finished runs by row and key: settings may make two rows the same
+        self._found: dict[
+            tuple[str, str], Run
+        ] = {}  # finished runs by row and key: settings may make two rows the same
         self._files: dict[Path, str] = {}  # digests of feature files
         self.users = self._users()
 
@@ -173,7 +181,9 @@ class Leaderboard:
             if row.model and nowhere:  # let the settings say what was meant
                 build_config(row.model, self.dataset, [], {k: self.overrides[k] for k in nowhere})
             if row.pretrained and row.pretrained not in self.checkpoints:
-                raise UserError(f"row {row.name} starts from a pre-trained model; give --pretrained={row.pretrained}=FILE")
+                raise UserError(
+                    f"row {row.name} starts from a pre-trained model; give --pretrained={row.pretrained}=FILE"
+                )
             if row.package:
                 rectools.check_installed()
             if row.model:
@@ -295,7 +305,12 @@ class Leaderboard:
         return replace(run, point=point)  # a value that was tuned and the same by default are one run
 
     def run(
-        self, row: Row, point: dict[str, Any], seed: int, wait: bool = True, tell: Callable[[str], None] = quick_start.say
+        self,
+        row: Row,
+        point: dict[str, Any],
+        seed: int,
+        wait: bool = True,
+        tell: Callable[[str], None] = quick_start.say,
     ) -> tuple[Run | None, bool]:
         """One run, and whether it was there already; None if another process is at it and we do not `wait`."""
         if found := self.find(row, point, seed):
@@ -363,7 +378,9 @@ class Leaderboard:
             test=metrics["test"],
             valid_score=metrics["valid"][self.score],
             groups={
-                kind: group_metrics(ranks.numpy()[np.argsort(tokens)], getattr(self.users, kind), bounds, METRICS, self.topk)
+                kind: group_metrics(
+                    ranks.numpy()[np.argsort(tokens)], getattr(self.users, kind), bounds, METRICS, self.topk
+                )
                 for kind, bounds in GROUPS.items()
             },
             curve=[],

@@ -88,7 +88,12 @@ class S3RecText(S3Rec):
         return self.pretrain_loss(item_seq, length, masked, self.negatives(item_seq), self.segments(item_seq, length))
 
     def pretrain_loss(
-        self, item_seq: Tensor, length: Tensor, masked: Tensor, negative: Tensor, segments: tuple[Tensor, Tensor, Tensor]
+        self,
+        item_seq: Tensor,
+        length: Tensor,
+        masked: Tensor,
+        negative: Tensor,
+        segments: tuple[Tensor, Tensor, Tensor],
     ) -> Tensor:
         """Associated and masked attributes, masked items, and segments (S3-Rec paper, section 4.2), scalar.
 
@@ -120,7 +125,8 @@ class S3RecText(S3Rec):
             return F.softplus(logits).sum() - positive.sum()
 
         item, other_item = (
-            self._masked_item_prediction(output[masked], self.item_embedding(items[masked])) for items in (item_seq, negative)
+            self._masked_item_prediction(output[masked], self.item_embedding(items[masked]))
+            for items in (item_seq, negative)
         )
         last = torch.arange(len(length), device=length.device), length - 1
         context, segment, other_segment = (encode(rows)[last] for rows in segments)

@@ -43,9 +43,7 @@ class UniSRec(TableRecommender):
         features = scale_features(dataset.features.weight, config["feature_scaling"] or "none")
         precision = config["feature_precision"] or "fp32"
         if precision not in FEATURE_PRECISIONS:
-            raise UserError(
-                f"unknown feature_precision {precision!r}; choose one of {', '.join(FEATURE_PRECISIONS)}"
-            )
+            raise UserError(f"unknown feature_precision {precision!r}; choose one of {', '.join(FEATURE_PRECISIONS)}")
         self.register_buffer("features", features.to(FEATURE_PRECISIONS[precision]), persistent=False)
         self.features: Tensor
         self.text_encoder: str = dataset.features.encoder
@@ -87,4 +85,3 @@ def _drop_features(module: nn.Module, state_dict: dict[str, Tensor], *_: Any) ->
     """Let the authors' checkpoints load, whatever dataset they were made on."""
     if FEATURE_KEY in state_dict:
         state_dict.pop(FEATURE_KEY)
-

@@ -136,7 +136,9 @@ def test_users_that_are_not_learned_from_stay_in_test() -> None:
     few = keep_users(split, kept)
     assert set(few.train.user.tolist()) == set(few.train_user.tolist()) == {2, 3, 30}
     assert len(few.train) == sum(max(1, lengths[user - 1] - 3) for user in (2, 3, 30))
-    assert int(cut_segments(few.train.items, few.train_start, few.train_stop, 4, exact=True).n_pairs.sum()) == len(few.train)
+    assert int(cut_segments(few.train.items, few.train_start, few.train_stop, 4, exact=True).n_pairs.sum()) == len(
+        few.train
+    )
     assert (few.valid, few.test) == (split.valid, split.test)
 
 
@@ -158,9 +160,7 @@ def test_held_out_items_leave_no_trace_in_training() -> None:
     train = held.train
     found = [
         (user, train.items[start:target].tolist(), int(train.items[target]))
-        for user, start, target in zip(
-            train.user.tolist(), train.start.tolist(), train.target.tolist(), strict=True
-        )
+        for user, start, target in zip(train.user.tolist(), train.start.tolist(), train.target.tolist(), strict=True)
     ]
     assert found == expected
     segments = cut_segments(train.items, held.train_start, held.train_stop, 4, exact=True)

@@ -212,9 +212,20 @@ def test_parse_times(value, seconds):
 
 
 def test_quotes_that_do_not_match_cost_their_line_alone(tmp_path, capsys):
-    (tmp_path / "products.csv").write_text("sku,name\n" + "".join(f"i{i},Lamp {i}\n" for i in range(5)) + 'i5,"Lamp" \n')
+    (tmp_path / "products.csv").write_text(
+        "sku,name\n" + "".join(f"i{i},Lamp {i}\n" for i in range(5)) + 'i5,"Lamp" \n'
+    )
     orders = write(ORDERS, tmp_path / "orders.csv")
-    files = ["--interactions", orders, "--items", tmp_path / "products.csv", "--name", "shop", "--out", tmp_path / "out"]
+    files = [
+        "--interactions",
+        orders,
+        "--items",
+        tmp_path / "products.csv",
+        "--name",
+        "shop",
+        "--out",
+        tmp_path / "out",
+    ]
     status, err = run(capsys, *files, *COLUMNS[:-1])
     assert status == 0
     assert "line 7: quotes that do not match" in err

@@ -136,9 +136,7 @@ def test_the_short_cut_is_taken_for_bert_only(bert: str, distilbert: str) -> Non
     assert TextEncoder.load(distilbert, device="cpu")._fast is None
 
 
-def test_without_onednn_the_vectors_are_the_same(
-    bert: str, texts: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_onednn_the_vectors_are_the_same(bert: str, texts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     expected = TextEncoder.load(bert, device="cpu").encode(texts)
     monkeypatch.setattr(features._FastBert, "use_onednn", False)
     encoder = TextEncoder.load(bert, device="cpu")
@@ -153,9 +151,7 @@ def test_bf16_is_close_on_a_real_encoder(pooling: str) -> None:
     texts = ["Nitrile gloves. Industrial & Scientific. ACME.", "Digital caliper, 6 inch.", ".", "tape " * 60]
     exact = TextEncoder.load("minilm", pooling=pooling, device="cpu").encode(texts)
     rough = TextEncoder.load("minilm", pooling=pooling, precision="bf16", device="cpu").encode(texts)
-    np.testing.assert_allclose(
-        exact, _plainly(features._minilm_folder(), texts, pooling), atol=1e-5
-    )
+    np.testing.assert_allclose(exact, _plainly(features._minilm_folder(), texts, pooling), atol=1e-5)
     assert _worst_cosine(exact, rough) >= 0.9999
     assert np.array_equal(exact, rough) != has_fast_bf16("cpu")
 

@@ -109,7 +109,9 @@ def write_xlsx(frame, path):
                 style = ' s="1"' if values.name == "InvoiceDate" else ""
                 value = pl.format(f'<c r="{letter}{{}}"{style}><v>{{}}</v></c>', "row", "number")
             cells.append(cell.select(value.fill_null("").alias(letter)))
-        text = pl.concat(cells, how="horizontal").select(pl.concat_str(pl.all()).alias("cells")).with_row_index("n", first)
+        text = (
+            pl.concat(cells, how="horizontal").select(pl.concat_str(pl.all()).alias("cells")).with_row_index("n", first)
+        )
         rows.append(text.select(pl.format('<row r="{}">{}</row>', "n", "cells").str.join("")).item())
     rows = "".join(rows)
     strings = "".join(f"<si><t>{escape(text)}</t></si>" for text in texts)

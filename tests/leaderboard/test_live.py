@@ -11,7 +11,14 @@ from recbole_unisrec.leaderboard.report import standings_of
 from recbole_unisrec.leaderboard.rows import rows_of
 from recbole_unisrec.leaderboard.runner import Leaderboard
 
-SETTINGS = {"hidden_size": 16, "inner_size": 16, "epochs": 1, "use_gpu": False, "topk": [10, 20], "show_progress": False}
+SETTINGS = {
+    "hidden_size": 16,
+    "inner_size": 16,
+    "epochs": 1,
+    "use_gpu": False,
+    "topk": [10, 20],
+    "show_progress": False,
+}
 
 
 @pytest.mark.usefixtures("ring")
@@ -23,7 +30,9 @@ def test_the_table_follows_the_runs(width: int) -> None:
     watch = LiveWatch(board, lambda: standings_of(board, rows, dict.fromkeys(rows, False)), console)
 
     def drawn() -> list[str]:
-        paper = Console(file=io.StringIO(), width=width, color_system=None)  # the live one draws its table around all it prints
+        paper = Console(
+            file=io.StringIO(), width=width, color_system=None
+        )  # the live one draws its table around all it prints
         paper.print(watch._draw())
         return paper.file.getvalue().splitlines()
 

@@ -17,7 +17,9 @@ SETTINGS = {
 
 
 @pytest.mark.usefixtures("ring")
-def test_without_the_package_the_row_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_the_package_the_row_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "rectools.fast_transformers", None)
     assert run_cli(train_command, ["--leaderboard", "--dataset", "ring", "--models", "RecTools-UniSRec"]) == 1
     assert "pip install 'rectools[torch]'" in capsys.readouterr().err

@@ -32,11 +32,25 @@ METRICS = ["hit@10", "ndcg@10", "hit@50", "ndcg@50"]
 def write_sample(folder: Path, name: str, split: bool) -> None:
     """The last ratings of the first users, in either layout, with features for its items."""
     whole = prepare_ml100k(folder / "whole")
-    inter = pl.read_csv(whole / "ml-100k.inter", separator="\t", schema_overrides={"user_id:token": pl.String, "item_id:token": pl.String})
+    inter = pl.read_csv(
+        whole / "ml-100k.inter",
+        separator="\t",
+        schema_overrides={"user_id:token": pl.String, "item_id:token": pl.String},
+    )
     users = inter["user_id:token"].unique(maintain_order=True)[:N_USERS]
-    rows = inter.filter(pl.col("user_id:token").is_in(users.implode())).group_by("user_id:token", maintain_order=True).tail(N_LAST)
+    rows = (
+        inter.filter(pl.col("user_id:token").is_in(users.implode()))
+        .group_by("user_id:token", maintain_order=True)
+        .tail(N_LAST)
+    )
     items = rows["item_id:token"].unique(maintain_order=True).to_list()
-    texts = dict(pl.read_csv(whole / "ml-100k.item", separator="\t", quote_char=None, schema_overrides={"item_id:token": pl.String}).select("item_id:token", "text:token_seq").iter_rows())
+    texts = dict(
+        pl.read_csv(
+            whole / "ml-100k.item", separator="\t", quote_char=None, schema_overrides={"item_id:token": pl.String}
+        )
+        .select("item_id:token", "text:token_seq")
+        .iter_rows()
+    )
     rng, words = np.random.default_rng(0), {}
     for item in items:
         for word in texts[item].split():
@@ -45,9 +59,13 @@ def write_sample(folder: Path, name: str, split: bool) -> None:
     target = folder / name
     target.mkdir()
     features.tofile(target / f"{name}.feat1CLS")
-    (target / f"{name}.feat1CLS.json").write_text(json.dumps({"encoder": "bag of words", "width": WIDTH, "dtype": "float32"}))
+    (target / f"{name}.feat1CLS.json").write_text(
+        json.dumps({"encoder": "bag of words", "width": WIDTH, "dtype": "float32"})
+    )
     if not split:
-        rows.select("user_id:token", "item_id:token", "timestamp:float").write_csv(target / f"{name}.inter", separator="\t")
+        rows.select("user_id:token", "item_id:token", "timestamp:float").write_csv(
+            target / f"{name}.inter", separator="\t"
+        )
         (target / f"{name}.item2index").write_text("".join(f"{item}\t{i}\n" for i, item in enumerate(items)))
         return
     number = {item: str(i) for i, item in enumerate(items)}
@@ -149,7 +167,10 @@ def test_the_page_needs_nothing_else(folder: Path) -> None:
 
 def test_the_best_and_the_second_are_marked(folder: Path) -> None:
     rows = {row: json.loads((folder / f"rows/{row}.json").read_text())["metrics"] for row in ROWS}
-    lines = {line.split(" | ")[0].removeprefix("| "): line.split(" | ") for line in (folder / "report.md").read_text().splitlines()[6:20]}
+    lines = {
+        line.split(" | ")[0].removeprefix("| "): line.split(" | ")
+        for line in (folder / "report.md").read_text().splitlines()[6:20]
+    }
     for i, metric in enumerate(METRICS, start=1):
         best, second, *rest = sorted(ROWS, key=lambda row: -rows[row][metric]["mean"])
         assert lines[best][i].startswith("[**")
@@ -169,13 +190,32 @@ def test_ablations_tuning_and_groups_have_tables(folder: Path) -> None:
     assert f"5-9 ({N_USERS} users)" in [text for head in heads for text in head]  # histories of seven
 
 
-def test_both_layouts_give_the_same_users_and_popularity(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_layouts_give_the_same_users_and_popularity(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_sample(tmp_path / "dataset", "sample", split=True)
     monkeypatch.chdir(tmp_path)
-    arguments = ["--leaderboard", "--dataset", "sample", "--seeds", "1", "--no-tuning", "--models", *ROWS, "--out", "split"]
-    assert run_cli(train_command, [*arguments, *SMALL[:-4], "--epochs=1", "--pretrain_epochs=1", "--use_gpu=False"]) == 0
+    arguments = [
+        "--leaderboard",
+        "--dataset",
+        "sample",
+        "--seeds",
+        "1",
+        "--no-tuning",
+        "--models",
+        *ROWS,
+        "--out",
+        "split",
+    ]
+    assert (
+        run_cli(train_command, [*arguments, *SMALL[:-4], "--epochs=1", "--pretrain_epochs=1", "--use_gpu=False"]) == 0
+    )
     for row in ROWS:
-        users = {tuple(read_ranks(file)[0]) for where in (folder, tmp_path / "split") for file in (where / "runs" / row).glob("*.npz")}
+        users = {
+            tuple(read_ranks(file)[0])
+            for where in (folder, tmp_path / "split")
+            for file in (where / "runs" / row).glob("*.npz")
+        }
         assert len(users) == 1
     (ours,), (split,) = ([*(where / "runs/Pop").glob("*.json")] for where in (folder, tmp_path / "split"))
     assert json.loads(ours.read_text())["groups"] == json.loads(split.read_text())["groups"]

@@ -36,12 +36,21 @@ def test_a_finished_run_is_not_run_again(capsys: pytest.CaptureFixture[str], mon
     printed = capsys.readouterr().out
     assert printed.count("(from before)") == 4
     assert sum(f.stat().st_mtime_ns == before[f] for f in files) == 4
-    assert [f.suffix for f in Path("leaderboard/ring/running").iterdir()] == [".lock"] * 5  # no checkpoint is left behind
+    assert [f.suffix for f in Path("leaderboard/ring/running").iterdir()] == [
+        ".lock"
+    ] * 5  # no checkpoint is left behind
 
 
 @pytest.mark.usefixtures("ring")
 def test_what_another_process_is_at_comes_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {"hidden_size": 16, "inner_size": 16, "epochs": 1, "use_gpu": False, "topk": [10, 20], "show_progress": False}
+    settings = {
+        "hidden_size": 16,
+        "inner_size": 16,
+        "epochs": 1,
+        "use_gpu": False,
+        "topk": [10, 20],
+        "show_progress": False,
+    }
     shared = runner.Leaderboard(Path("shared"), "ring", rows_of(["SASRecPacked"]), 3, settings, [])
     row = shared.rows["SASRecPacked"]
     first = Path("shared/running") / f"SASRecPacked-{shared._key(row, {}, 2020)}"
@@ -133,10 +142,25 @@ def test_the_grid_is_chosen_on_validation(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.usefixtures("ring")
 def test_pretrained_rows_start_from_the_given_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
-    settings = {**SMALL_MODEL, "n_exps": 8, "MAX_ITEM_LIST_LENGTH": 50, "train_stage": "inductive_ft", "checkpoint_dir": "first"}
+    settings = {
+        **SMALL_MODEL,
+        "n_exps": 8,
+        "MAX_ITEM_LIST_LENGTH": 50,
+        "train_stage": "inductive_ft",
+        "checkpoint_dir": "first",
+    }
     source = quick_start.train(build_config("UniSRec", "ring", [], settings)).checkpoint
     capsys.readouterr()
-    rows = ["--models", "UniSRec-inductive", "UniSRec-inductive-full", "--seeds", "1", "--no-tuning", "--pretrained", source]
+    rows = [
+        "--models",
+        "UniSRec-inductive",
+        "UniSRec-inductive-full",
+        "--seeds",
+        "1",
+        "--no-tuning",
+        "--pretrained",
+        source,
+    ]
     assert board(*rows) == 0
     assert capsys.readouterr().out.count(f"from {source}: loaded") == 1
     assert board(*rows) == 0
@@ -158,8 +182,6 @@ def test_pretrained_rows_start_from_the_given_checkpoint(capsys: pytest.CaptureF
         (["--models", "Pop", "--data_path=nowhere"], "is not there"),
     ],
 )
-def test_mistakes_are_one_sentence(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
+def test_mistakes_are_one_sentence(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
     assert board(*arguments) == 1
     assert message in capsys.readouterr().err.strip().splitlines()[-1]

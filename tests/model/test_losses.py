@@ -41,7 +41,9 @@ def test_cross_entropy_with_a_bias_for_the_history(rows: int, bounded: bool, mon
     scores = hidden @ table.T
     for row in range(10):
         for ago in range(int(length[row])):
-            scores = scores + weight[ago] * F.one_hot(torch.tensor([row]), 10).T * F.one_hot(item_seq[row, length[row] - 1 - ago], 7)
+            scores = scores + weight[ago] * F.one_hot(torch.tensor([row]), 10).T * F.one_hot(
+                item_seq[row, length[row] - 1 - ago], 7
+            )
     plain = F.cross_entropy(scores * 3.0, target)
     ours = softmax_cross_entropy(hidden, table, target, 3.0, bounded=bounded, seen=seen, bias=weight[seen.distance])
     torch.testing.assert_close(ours, plain)

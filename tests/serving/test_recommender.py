@@ -45,7 +45,11 @@ def features(rec: Recommender, item: str) -> np.ndarray:
 @pytest.mark.parametrize("form", ["inductive", "transductive", "ours"])
 @pytest.mark.parametrize("saved_folder", [False, True])
 def test_scores_are_those_of_the_model(
-    checkpoints: dict[str, Path], folders: dict[str, Path], form: str, saved_folder: bool, monkeypatch: pytest.MonkeyPatch
+    checkpoints: dict[str, Path],
+    folders: dict[str, Path],
+    form: str,
+    saved_folder: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from recbole.quick_start import load_data_and_model
 
@@ -70,7 +74,9 @@ def test_scores_are_those_of_the_model(
             assert mine[item] == pytest.approx(float(scores[dataset.token2id("item_id", item)]), abs=2e-6)
         assert answer.scores == sorted(answer.scores, reverse=True)
         some = rec.recommend(history, k=3, exclude_seen=False, candidates=[RING[1], RING[2], RING[9], RING[20]])
-        assert some.scores == pytest.approx(sorted((mine[i] for i in (RING[1], RING[2], RING[9], RING[20])), reverse=True)[:3])
+        assert some.scores == pytest.approx(
+            sorted((mine[i] for i in (RING[1], RING[2], RING[9], RING[20])), reverse=True)[:3]
+        )
 
 
 def test_the_next_item_of_the_ring_is_recommended(rec: Recommender) -> None:
