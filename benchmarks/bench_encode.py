@@ -28,7 +28,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from dataset_tools.common import UserError, run_cli  # noqa: E402
-from dataset_tools.features import POOLINGS, TextEncoder, _minilm_folder, _quiet, read_texts  # noqa: E402
+from dataset_tools.features import POOLINGS, TextEncoder, read_texts  # noqa: E402
+from dataset_tools.features.encoder import minilm_folder, quiet  # noqa: E402
 
 
 def authors_way(authors: Path, encoder: str, pooling: str, device: str) -> Callable[[list[str]], np.ndarray]:
@@ -44,8 +45,8 @@ def authors_way(authors: Path, encoder: str, pooling: str, device: str) -> Calla
     assert spec.loader is not None
     module: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    where = _minilm_folder() if encoder == "minilm" else encoder
-    with _quiet():
+    where = minilm_folder() if encoder == "minilm" else encoder
+    with quiet():
         tokenizer = AutoTokenizer.from_pretrained(where)
         model = AutoModel.from_pretrained(where).eval().to(device)
 

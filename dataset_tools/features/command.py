@@ -1,0 +1,80 @@
+"""The command `python -m dataset_tools.features`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from dataset_tools.arguments import POOLINGS, new_parser
+from dataset_tools.common import UserError
+from dataset_tools.features.store import DTYPES, encode_dataset
+from dataset_tools.precision import PRECISIONS
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = new_parser(
+        "features",
+        "FOLDER",
+        description="Encode the item texts of a dataset with a pre-trained language model: NAME.text (or the text "
+        "column of NAME.item) becomes NAME.feat1CLS, raw rows by item index, and NAME.feat1CLS.json, which says how "
+        "they were made. A killed run goes on where it stopped; a file that is current is left alone.",
+        epilog="examples:\n"
+        "  python -m dataset_tools.features dataset/Scientific\n"
+        "  python -m dataset_tools.features dataset/Scientific --encoder minilm --precision bf16\n"
+        "  python -m dataset_tools.features dataset/Scientific --word_drop 0.15       # NAME.feat2CLS\n"
+        "  torchrun --nproc_per_node 4 -m dataset_tools.features dataset/Scientific   # four processes share the work",
+    )
+    parser.add_argument("folder", type=Path, help="the dataset's folder, for example dataset/Scientific")
+    parser.add_argument("--name", help="prefix of the files (default: the folder's name)")
+    parser.add_argument(
+        "--encoder",
+        default="bert-base-uncased",
+        help="hub name, local folder, minilm, which needs no download, or lsa, which needs no language model: TF-IDF and "
+        "singular vectors, fitted to these texts; NAME.feat1LSA.npz takes those of another dataset (default: %(default)s)",
+    )
+    parser.add_argument("--pooling", choices=POOLINGS, default="CLS", help="vector of a text (default: %(default)s)")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="bf16 is about twice as fast at a cosine of 0.9999 or better (default: %(default)s)",
+    )
+    parser.add_argument("--max_length", type=int, default=512, help="tokens read of a text (default: %(default)s)")
+    parser.add_argument("--prompt", "--plm_prompt", default="", help='put before each text, for example "passage: "')
+    parser.add_argument(
+        "--word_drop", type=float, default=0.0, help="drop each word with this probability (the paper: 0.15)"
+    )
+    parser.add_argument("--seed", type=int, default=2020, help="of the dropped words (default: %(default)s)")
+    parser.add_argument("--suffix", help="of the file (default: feat1CLS, with --word_drop feat2CLS; or ...Mean)")
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32", help="of the file (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file, whatever made it")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def main(arguments: list[str]) -> None:
+    """The command line; see ``--help``."""
+    args = _parser().parse_args(arguments)
+    folder = args.folder.resolve()
+    if not folder.is_dir():
+        raise UserError(f"{args.folder} is not a folder; give the one that holds NAME.text or NAME.item")
+    path = encode_dataset(
+        args.folder,
+        args.name or folder.name,
+        encoder=args.encoder,
+        pooling=args.pooling,
+        suffix=args.suffix,
+        word_drop=args.word_drop,
+        seed=args.seed,
+        precision=args.precision,
+        max_length=args.max_length,
+        prompt=args.prompt,
+        dtype=args.dtype,
+        progress=not args.quiet,
+        overwrite=args.overwrite,
+    )
+    if int(os.environ.get("RANK", 0)) == 0:
+        meta = json.loads(path.with_name(path.name + ".json").read_text(encoding="utf-8"))
+        print(f"{path}: {meta['rows']} items, width {meta['width']}, {meta['encoder']} {meta['pooling']}")
