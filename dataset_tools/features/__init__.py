@@ -4,7 +4,8 @@
 file and its description, with `shards` and `ranks` for long runs, and `command` is `python -m dataset_tools.features`.
 """
 
-from dataset_tools.features.encoder import POOLINGS, TextEncoder
+from dataset_tools.arguments import POOLINGS
+from dataset_tools.features.encoder import TextEncoder
 from dataset_tools.features.store import DTYPES, encode_dataset
 from dataset_tools.features.texts import EMPTY, drop_words, read_ids, read_texts
 
