@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from recbole_unisrec.data.features import scale_features
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.settings import build_config
 from recbole_unisrec.trainer import WeightAverage
-from tests.conftest import SMALL
+from tests.conftest import SMALL, write_ring
 
 
 def test_average_of_weights_by_hand() -> None:
@@ -54,6 +55,24 @@ def test_scaled_features_have_the_promised_moments() -> None:
     spread = whitened[1:].T @ whitened[1:] / 500
     torch.testing.assert_close(spread, torch.eye(6), atol=0.1, rtol=0.0)
     assert scale_features(weight, "none") is weight
+
+
+@pytest.mark.parametrize(("window", "rate"), [(200, 0.001), (100, 0.003)])
+def test_histories_of_one_item_many_times(
+    window: int, rate: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = write_ring(tmp_path / "dataset", "again")
+    lines = ["user_id:token\titem_id:token\ttimestamp:float"]
+    lines += [f"u{user}\titem-{user % 24}\t{t}" for user in range(24) for t in range(240)]
+    (folder / "again.inter").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    settings = {
+        **SMALL, "recipe": "ours", "MAX_ITEM_LIST_LENGTH": window, "learning_rate": rate, "train_stage": "inductive_ft",
+        "epochs": 2, "train_batch_size": 500,
+    }  # fmt: skip
+    result = quick_start.train(build_config("UniSRec", "again", [], settings))
+    assert [math.isfinite(epoch["loss"]) for epoch in result.epochs] == [True, True]
+    assert result.test["hit@3"] == 1.0
 
 
 @pytest.mark.usefixtures("ring")

@@ -182,7 +182,7 @@ class TableRecommender(SequentialRecommender):
         autocast = torch.is_autocast_enabled(output.device.type)
         dtype = torch.get_autocast_dtype(output.device.type) if autocast else output.dtype
         scale = 1 / self.temperature
-        bounded = self.cosine and scale + (HISTORY_LIMIT if seen else 0) <= MAX_BOUNDED_SCALE
+        bounded = self.cosine and scale <= MAX_BOUNDED_SCALE
         bias = self.seen_bias(seen) if seen else None
         if self.candidates is not None:  # histories of training hold no others either
             table, target = table[self.candidates], torch.searchsorted(self.candidates, target)

@@ -21,6 +21,17 @@ def _rows_per_block(n_items: int) -> int:
     return max(MIN_ROWS, LOGITS_PER_BLOCK // n_items)
 
 
+def _of_items(seen: Seen, bias: Tensor, n_items: int) -> Tensor:
+    """Of each entry, the sum [E] of the biases of its item in its row: an item may be in a history many times.
+
+    In the type of `bias`: added to logits one by one, in bfloat16, many small ones would be lost.
+    """
+    item, order = (seen.row * n_items + seen.item).sort()
+    group = F.pad((item[1:] != item[:-1]).long().cumsum(0), (1, 0))
+    total = torch.zeros_like(bias).index_add_(0, group, bias[order])
+    return torch.empty_like(bias).index_copy_(0, order, total[group])
+
+
 class _SoftmaxCrossEntropy(torch.autograd.Function):
     """Computes the gradients block by block in forward, while the logits of the block are at hand.
 
@@ -36,6 +47,11 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
         needs_grad = any(ctx.needs_input_grad[:3])
         (n_pairs, d), n_items = hidden.shape, len(table)
         rows = _rows_per_block(n_items)
+        added = None
+        if bias is not None and seen is not None and len(bias):
+            added = _of_items(seen, bias.detach(), n_items) * scale
+            # looking at the sums would make the processor wait for an accelerator, where a pass costs little
+            bounded = bounded and added.device.type == "cpu" and scale + float(added.amax()) <= MAX_BOUNDED_SCALE
         accumulate = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         scaled = F.pad((hidden.detach() * scale).to(dtype), (0, missing(d)))
         table_c = F.pad(table.detach().to(dtype), (0, missing(d), 0, missing(n_items)))
@@ -53,10 +69,10 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
             block = slice(start, start + rows)
             logits = scaled[block] @ table_c.T  # (rows, N)
             real = logits[:, :n_items]
-            if bias is not None and seen is not None:
+            if added is not None and seen is not None:
                 entries = seen.of_rows(start, min(start + rows, n_pairs))
                 place = (seen.row[entries] - start, seen.item[entries])
-                real.index_put_(place, (bias.detach()[entries] * scale).to(dtype), accumulate=True)
+                real.index_put_(place, (real[place] + added[entries]).to(dtype))
             if not bounded:  # else e cannot overflow
                 top = real.amax(dim=1, keepdim=True)
                 real.sub_(top)
@@ -105,9 +121,10 @@ def softmax_cross_entropy(
         Type of the matrix products (bfloat16 to save time); sums are in float32, or float64 for float64 input.
     bounded
         Whether rows of `hidden` and `table` have length one and ``scale`` is at most `MAX_BOUNDED_SCALE`, so that
-        the exponentials need no maximum taken off.
+        the exponentials need no maximum taken off. It is taken off where `bias` leads beyond that.
     seen, bias
-        Items of the histories, and [E] what is added to their scores; None adds nothing.
+        Items of the histories, and [E] what is added to their scores, of an item that is there several times the sum;
+        None adds nothing.
 
     Returns
     -------

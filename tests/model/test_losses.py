@@ -54,6 +54,31 @@ def test_cross_entropy_with_a_bias_for_the_history(rows: int, bounded: bool, mon
         assert ranks.tolist() == losses.ranks_of_scores(scores, target.clamp(min=1)).tolist()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("weight", [20.0, 0.1])
+def test_biases_of_an_item_taken_many_times_add_up(dtype: torch.dtype, weight: float) -> None:
+    torch.manual_seed(0)
+    hidden = F.normalize(torch.randn(6, 4)).requires_grad_()
+    table = F.normalize(torch.randn(9, 4)).requires_grad_()
+    item_seq = torch.full((6, 200), 3)
+    item_seq[3:, ::7] = 5  # another one 29 times
+    seen, length = seen_of_padded(item_seq, torch.full((6,), 200)), torch.full((6, 1), 200)
+    bias = torch.full((len(seen.row),), weight / 10).requires_grad_()
+    target = torch.tensor([3, 3, 4, 5, 3, 1])
+    times = torch.stack([(item_seq == item).sum(dim=1) for item in range(9)], dim=1)
+    assert times.sum(dim=1, keepdim=True).equal(length)
+    scores = hidden.double() @ table.double().T + times * (weight / 10)  # 4,000 logits at most
+    plain = F.cross_entropy(scores * 10, target)
+    ours = softmax_cross_entropy(hidden, table, target, 10.0, dtype, bounded=True, seen=seen, bias=bias)
+    close = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.02}
+    torch.testing.assert_close(ours.double(), plain, **close)
+    wanted = torch.autograd.grad(plain, (hidden, table))
+    found = torch.autograd.grad(ours, (hidden, table, bias))
+    torch.testing.assert_close(found[:2], wanted, **close)
+    share = F.softmax(scores.detach() * 10, dim=1) - F.one_hot(target, 9)
+    torch.testing.assert_close(found[2].double(), share[seen.row, seen.item] * 10 / 6, **close)
+
+
 def test_extreme_scores_stay_finite() -> None:
     hidden = torch.tensor([[300.0], [-300.0]], requires_grad=True)
     loss = softmax_cross_entropy(hidden, torch.tensor([[1.0], [-1.0], [0.0]]), torch.tensor([0, 0]), scale=10.0)
