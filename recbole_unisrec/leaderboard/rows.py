@@ -47,6 +47,15 @@ class Row:
     of: str = ""
     package: str = ""
 
+    @property
+    def kind(self) -> str:
+        """What a reader tells rows apart by: ``ours``, ``the paper's UniSRec``, ``rival`` or ``no training``."""
+        if not self.grid:
+            return "no training"
+        if self.settings.get("recipe") == "ours":
+            return "ours" if self.model == "UniSRec" else "rival"
+        return "the paper's UniSRec" if self.model == "UniSRec" else "rival"
+
     def points(self) -> list[dict[str, Any]]:
         """The settings to try."""
         return [{name: value} for name, values in self.grid.items() for value in values] or [{}]
