@@ -170,6 +170,18 @@ class Snapshot:
         return replace(self, index=index, version=self.version + 1)
 
 
+def rows_of(snapshot: Snapshot, items: Sequence[str]) -> tuple[list[int], list[str]]:
+    """Rows of the known items, and the unknown ones, both in the order given."""
+    rows, unknown = [], []
+    for item in items:
+        row = snapshot.row(item)
+        if row is None:
+            unknown.append(item)
+        else:
+            rows.append(row)
+    return rows, unknown
+
+
 def known_rows(ids: pl.Series) -> dict[str, int]:
     """Row of each id.
 
@@ -183,6 +195,23 @@ def known_rows(ids: pl.Series) -> dict[str, int]:
         twice = ids.filter(ids.is_duplicated())[0]
         raise UserError(f"item {twice!r} occurs more than once in the items of the model; save the model again")
     return rows
+
+
+def search_items(snapshot: Snapshot, words: str, limit: int) -> list[int]:
+    """Rows of items whose title holds all words in any case, the most popular first, after the one with that id."""
+    found = [row for row in (snapshot.row(words),) if row is not None]
+    parts = words.lower().split()
+    if parts:
+        lower = snapshot.lower_titles
+        hit = pl.Series([True]).new_from_index(0, len(lower))
+        for part in parts[:20]:
+            hit = hit & lower.str.contains(part, literal=True)
+        matches = hit.to_numpy()
+        order = snapshot.by_popularity
+        rows = order[matches[order]][:limit].tolist()
+    else:
+        rows = snapshot.by_popularity[:limit].tolist()
+    return [*found, *(row for row in rows if row not in found)][:limit]
 
 
 class Catalogue:

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import ipaddress
 import json
 import logging
 import os
 import shutil
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dataset_tools.common import UserError, atomic_path
+from dataset_tools.common import UserError
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from recbole_unisrec.serving.recommender import Recommendations, Recommender
 
-USERS = 4096  # users answered between two writes
 OUTPUTS = (".csv", ".jsonl", ".parquet")
 TOKEN = "UNISREC_TOKEN"
 
@@ -140,7 +136,9 @@ def recommend_command(arguments: list[str]) -> int:
     candidates = _read_candidates(args.candidates) if args.candidates else None
     rec = _load(args)
     if args.history is None:
-        return _recommend_file(rec, args, candidates)
+        from recbole_unisrec.serving.files import recommend_file
+
+        return recommend_file(rec, args, candidates)
     answer = rec.recommend(_ids(args.history), args.k, not args.include_seen, candidates, args.strict)
     if args.json:
         print(json.dumps(answer.__dict__, ensure_ascii=False))
@@ -172,143 +170,6 @@ def table(answer: Recommendations) -> str:
         shown = title if len(title) <= room else title[: room - 1] + "…"
         lines.append(f"{rank:>4}  {score:7.4f}  {item:{wide}}  {shown}")
     return "\n".join(lines) if lines else "nothing is left to recommend"
-
-
-def _recommend_file(rec: Recommender, args: argparse.Namespace, candidates: list[str] | None) -> int:
-    from tqdm import tqdm
-
-    from recbole_unisrec.serving.recommender import _unknown, rows_of
-
-    snapshot = rec.snapshot
-    allowed = None if candidates is None else rec._known(snapshot, candidates, "candidates", args.strict)
-    chunks = _orders(args) if args.orders else _histories(args)
-    started = time.perf_counter()
-    users = n_unknown = n_cold = 0
-    example = ""
-    show = not args.quiet and sys.stderr.isatty()
-    with _writer(args.out) as write, tqdm(unit=" users", desc="recommend", disable=not show) as bar:
-        for names, histories in chunks:
-            found = [rows_of(snapshot, history) for history in histories]
-            for user, (rows, unknown) in zip(names, found, strict=True):
-                if unknown and args.strict:
-                    raise UserError(_unknown(unknown, f"the history of {user!r}"))
-                n_unknown += len(unknown)
-                example = unknown[0] if unknown else example
-                n_cold += not rows
-            best, scores = rec.rank(snapshot, [f[0] for f in found], args.k, not args.include_seen, allowed)
-            write(names, snapshot, best.numpy(), scores.numpy())
-            users += len(names)
-            bar.update(len(names))
-    seconds = time.perf_counter() - started
-    if n_unknown:
-        print(f"warning: skipped {n_unknown:,} unknown items of histories, for example {example!r}", file=sys.stderr)
-    if n_cold:
-        print(f"{n_cold:,} users have no known item; they got the most popular ones", file=sys.stderr)
-    print(f"{args.out}: {users:,} users, {users / max(seconds, 1e-9):,.0f} users/s")
-    return 0
-
-
-def _histories(args: argparse.Namespace) -> Iterator[tuple[list[str], list[list[str]]]]:
-    """Users and histories of a file with a row for each user."""
-    import polars as pl
-
-    from dataset_tools.sources import BadLines, Source, read_table
-
-    columns = {args.user_col: pl.String, args.history_col: pl.String}
-    source, bad = Source(args.input, False), BadLines()
-    is_text = args.input.name.removesuffix(".gz").endswith(("csv", "tsv", "txt"))
-    between = args.history_separator if is_text else " "  # lists of other files come joined by blanks
-    for _, frame in read_table(source, columns, bad, required={args.user_col: "given"}):
-        split = frame.with_columns(pl.col(args.history_col).fill_null("").str.split(between))
-        yield from _slices(split, args.user_col, args.history_col)
-
-
-def _orders(args: argparse.Namespace) -> Iterator[tuple[list[str], list[list[str]]]]:
-    """Users and histories of a file with a row for each item that a user took; all of it must fit in memory."""
-    import polars as pl
-
-    from dataset_tools.sources import ISO_FORMATS, BadLines, Source, read_table, with_times
-
-    columns: dict[str, Any] = {args.user_col: pl.String, args.item_col: pl.String}
-    if not args.no_time:
-        columns[args.time_col] = pl.String
-    source, bad = Source(args.orders, False), BadLines()
-    frames = []
-    for table in read_table(source, columns, bad, required=dict.fromkeys(columns, "given")):
-        _, frame = table if args.no_time else with_times(table, args.time_col, source, bad, ISO_FORMATS)
-        frames.append(frame)
-    if not frames:
-        raise UserError(f"{args.orders} holds no rows; is it the right file?")
-    rows = pl.concat(frames)
-    if not args.no_time:
-        rows = rows.sort("_time", maintain_order=True)
-    grouped = rows.group_by(args.user_col, maintain_order=True).agg(args.item_col)
-    yield from _slices(grouped, args.user_col, args.item_col)
-
-
-def _slices(frame: pl.DataFrame, user: str, history: str) -> Iterator[tuple[list[str], list[list[str]]]]:
-    for part in frame.iter_slices(USERS):
-        lists = part[history].to_list()
-        yield part[user].to_list(), [[item for item in own if item] for own in lists]
-
-
-Write = Callable[[list[str], Any, Any, Any], None]
-
-
-@contextlib.contextmanager
-def _writer(out: Path) -> Iterator[Write]:
-    """A function that writes answers into a csv, jsonl or parquet file, which is whole or absent."""
-    import polars as pl
-
-    kind = out.suffix.lower()
-    with atomic_path(out) as temporary:
-        if kind != ".parquet":
-            with open(temporary, "wb") as file:
-                n = 0
-
-                def append(*answers: Any) -> None:
-                    nonlocal n
-                    frame = _frame(*answers)
-                    if kind == ".csv":
-                        frame.write_csv(file, include_header=n == 0)
-                    else:
-                        items = pl.struct("item_id", "title", "score").alias("items")
-                        frame.group_by("user_id", maintain_order=True).agg(items).write_ndjson(file)
-                    n += 1
-
-                yield append
-            return
-        # polars writes a parquet file at once, so the parts lie beside it until the end
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-            parts: list[Path] = []
-
-            def add(*answers: Any) -> None:
-                parts.append(Path(folder) / f"{len(parts):08d}.parquet")
-                _frame(*answers).write_parquet(parts[-1])
-
-            yield add
-            if not parts:
-                raise UserError("there is no history in the file; nothing was written")
-            pl.scan_parquet(parts).sink_parquet(temporary)
-
-
-def _frame(users: list[str], snapshot: Any, rows: Any, scores: Any) -> pl.DataFrame:
-    """Answers of some users, int64 [B, k] rows (-1 for none) and float32 [B, k] scores, as a table."""
-    import numpy as np
-    import polars as pl
-
-    there = rows >= 0
-    flat = rows[there]
-    who, rank = np.nonzero(there)
-    return pl.DataFrame(
-        {
-            "user_id": pl.Series(users, dtype=pl.String).gather(who),
-            "rank": rank.astype(np.int32) + 1,
-            "item_id": snapshot.items["item_id"].gather(flat),
-            "title": snapshot.items["title"].gather(flat),
-            "score": scores[there],
-        }
-    )
 
 
 # --- similar
@@ -406,7 +267,10 @@ def serve_command(arguments: list[str]) -> int:
         raise UserError(f"{args.host} is not loopback, so a token is needed; set {TOKEN} or give --token_file FILE")
     if args.save_changes and not args.model.is_dir():
         raise UserError("--save_changes needs a saved model's folder; make one with `unisrec save`")
-    from recbole_unisrec.serving.service import run
+    for name in ("fastapi", "uvicorn"):
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f'the service needs {name}; run pip install "recbole_unisrec[serve]"')
+    from recbole_unisrec.serving.server import run
 
     rec = _load(args)
     set_threads(args.threads)

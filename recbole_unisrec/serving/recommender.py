@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -17,99 +15,24 @@ from torch import Tensor
 
 from dataset_tools.lsa import LatentSemantics
 from recbole_unisrec.errors import UserError
+from recbole_unisrec.serving import explain as reasons
 from recbole_unisrec.serving import index as search
-from recbole_unisrec.serving.catalogue import Catalogue, Snapshot, item_frame
+from recbole_unisrec.serving.answers import Explanation, Placement, Recommendations
+from recbole_unisrec.serving.catalogue import Catalogue, Snapshot, item_frame, rows_of
+from recbole_unisrec.serving.checks import check_ids, check_items, check_k, clean, unknown_ids
 from recbole_unisrec.serving.folder import CONFIG, Parts, check_target, read_folder, write_folder
+from recbole_unisrec.serving.ranking import Ranker
+from recbole_unisrec.serving.texts import Texts
 
 if TYPE_CHECKING:
     from dataset_tools.features import TextEncoder
 
 log = logging.getLogger("recbole_unisrec.serving")
 
-PROBES = 8  # texts of the catalogue whose encoding must come out as it was before new texts are encoded
-SAME = 0.999  # cosine from which two encodings of a text count as the same
-LONG = 256  # seen items from which a history is searched exactly: too many to fetch beside the answer
 TAIL = 50_000  # items beyond the approximate index, which are searched exactly
 BATCH = 1024  # histories ranked at a time
 
 History = Sequence[str]
-
-
-@dataclass(frozen=True)
-class Recommendations:
-    """An answer, best first.
-
-    Attributes
-    ----------
-    ids, titles, scores
-        Of the items; fewer than k if the catalogue, less what was excluded, is smaller. The score is the cosine of
-        history and item (for models without cosine their inner product); with ``basis == "popularity"`` the share of
-        the training interactions.
-    basis
-        ``history``, or ``popularity`` where no item of the history is known.
-    unknown
-        Items of the history that the catalogue lacks; they were skipped.
-    version
-        Of the catalogue; rises with each change.
-    """
-
-    ids: list[str]
-    titles: list[str]
-    scores: list[float]
-    basis: Literal["history", "popularity"] = "history"
-    unknown: list[str] = field(default_factory=list)
-    version: int = 0
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Why an item is recommended; see `Recommender.explain` for the measures.
-
-    Attributes
-    ----------
-    score
-        Of the item for the whole history.
-    history
-        (item, title, weight), in the order of the history.
-    experts
-        (gate, weight) of each expert; empty for a model that keeps no text features.
-    id_weight
-        What the ID embedding of the item adds to the score; 0 in the inductive form.
-    """
-
-    item: str
-    title: str
-    score: float
-    history: list[tuple[str, str, float]]
-    experts: list[tuple[float, float]]
-    id_weight: float
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where an item that does not exist yet would be recommended; see `Recommender.preview`.
-
-    Attributes
-    ----------
-    score, rank
-        For the given history, rank 1 is best; None without a known history.
-    n_items
-        Items of the catalogue, without the new one.
-    similar
-        The nearest items.
-    reach
-        Share of `n_histories` real histories in whose top 10 it would be; None if the folder keeps none.
-    """
-
-    score: float | None
-    rank: int | None
-    n_items: int
-    similar: Recommendations
-    reach: float | None
-    n_histories: int
 
 
 def load(
@@ -153,18 +76,6 @@ def load(
     return Recommender(parts, index, precision)
 
 
-def rows_of(snapshot: Snapshot, items: Sequence[str]) -> tuple[list[int], list[str]]:
-    """Rows of the known items, and the unknown ones, both in the order given."""
-    rows, unknown = [], []
-    for item in items:
-        row = snapshot.row(item)
-        if row is None:
-            unknown.append(item)
-        else:
-            rows.append(row)
-    return rows, unknown
-
-
 class Recommender:
     """Recommends, and lets the catalogue change meanwhile; make one with `load`.
 
@@ -184,8 +95,8 @@ class Recommender:
         self.meta, self.settings, self.network = parts.meta, parts.settings, parts.network
         self.network.use_precision(precision)
         self.window, self.queries = parts.settings.window, parts.queries
-        self._fitted = parts.encoder
-        self._encoder: TextEncoder | LatentSemantics | None = None
+        self.ranker = Ranker(parts.network, parts.settings.window)
+        self.texts = Texts(parts.meta.encoder, parts.settings.plm_size, parts.encoder)
         self._lock = threading.RLock()  # of changes; answers need none
         # room at the end, so that the first new items do not copy the table
         candidates, norms = _candidates(parts.table, parts.settings.cosine, spare=1024 + len(parts.table) // 8)
@@ -262,8 +173,8 @@ class Recommender:
         single = not any(isinstance(h, list | tuple | np.ndarray) for h in histories)
         many = [histories] if single else histories
         for history in many:
-            _check_ids(history, "a history")
-        _check_k(k)
+            check_ids(history, "a history")
+        check_k(k)
         snapshot = self.snapshot
         allowed = None if candidates is None else self._known(snapshot, candidates, "candidates", strict)
         answers: list[Recommendations] = []
@@ -275,10 +186,10 @@ class Recommender:
         return answers[0] if single else answers
 
     def _known(self, snapshot: Snapshot, items: Sequence[str], what: str, strict: bool) -> list[int]:
-        _check_ids(items, what)
+        check_ids(items, what)
         rows, unknown = rows_of(snapshot, items)
         if unknown and strict:
-            raise UserError(_unknown(unknown, what))
+            raise UserError(unknown_ids(unknown, what))
         if unknown:
             log.warning("skipped %d unknown %s, for example %r", len(unknown), what, unknown[0])
         return sorted(set(rows))
@@ -296,7 +207,7 @@ class Recommender:
         if strict:
             for _, unknown in found:
                 if unknown:
-                    raise UserError(_unknown(unknown, "a history"))
+                    raise UserError(unknown_ids(unknown, "a history"))
         rows, scores = self.rank(snapshot, [f[0] for f in found], k, exclude_seen, allowed)
         filled = (rows >= 0).sum(1).tolist()
         flat = rows[rows >= 0].numpy()
@@ -319,125 +230,12 @@ class Recommender:
         exclude_seen: bool = True,
         allowed: Sequence[int] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The work of `recommend` on row numbers.
-
-        Returns
-        -------
-        tuple
-            int64 [B, k'] rows, best first, -1 where there are no more, and float32 [B, k'] scores; k' is k or the size
-            of the catalogue.
-        """
-        k = min(k, max(1, snapshot.n))
-        rows = torch.full((len(histories), k), -1, dtype=torch.int64)
-        scores = torch.full((len(histories), k), -torch.inf)
-        warm = [i for i, history in enumerate(histories) if history]
-        if len(warm) < len(histories):
-            cold = torch.tensor([i for i, history in enumerate(histories) if not history])
-            order = snapshot.by_popularity
-            if allowed is not None:
-                order = order[np.isin(order, np.asarray(allowed, dtype=np.int64))]
-            top = torch.from_numpy(order[:k].copy())
-            share = snapshot.items["popularity"].gather(top.numpy()).to_numpy() / snapshot.total_popularity
-            rows[cold, : len(top)] = top
-            scores[cold, : len(top)] = torch.from_numpy(share.astype(np.float32))
-        if warm and snapshot.n:
-            own = [histories[i] for i in warm]
-            query = self.encode(snapshot, own)
-            apart = exclude_seen or self.network.history_bias is not None  # seen items have scores of their own
-            hidden: list[Sequence[int]] = [list(set(h)) for h in own] if apart else [[]] * len(own)
-            best, found = self._topk(snapshot, query, k, hidden, allowed)
-            if apart and not exclude_seen:
-                best, found = self._with_seen(snapshot, query, own, best, found, k, allowed)
-            place = torch.tensor(warm)
-            rows[place, : found.shape[1]], scores[place, : found.shape[1]] = found, best
-        return rows, scores
-
-    def _with_seen(
-        self,
-        snapshot: Snapshot,
-        query: Tensor,
-        histories: Sequence[Sequence[int]],
-        best: Tensor,
-        found: Tensor,
-        k: int,
-        allowed: Sequence[int] | None,
-    ) -> tuple[Tensor, Tensor]:
-        """The best of what was found without the histories, and of their items with the addition to their scores."""
-        assert self.network.history_bias is not None
-        among = None if allowed is None else set(allowed)
-        dead = set(snapshot.dead.tolist())
-        longest = max(len(set(history)) for history in histories)
-        rows = torch.full((len(histories), longest), -1)
-        scores = torch.full((len(histories), longest), -torch.inf)
-        for i, history in enumerate(histories):
-            read = list(reversed(history[-self.window :]))
-            seen = sorted(row for row in set(history) - dead if among is None or row in among)
-            bias = torch.zeros(len(seen))
-            place = {row: at for at, row in enumerate(seen)}
-            for ago, row in enumerate(read):
-                if row in place:
-                    bias[place[row]] += self.network.history_bias[ago]
-            rows[i, : len(seen)] = torch.tensor(seen, dtype=torch.int64)
-            scores[i, : len(seen)] = snapshot.candidates[seen] @ query[i] + bias
-        best, place_ = torch.cat([best, scores], 1).topk(min(k, best.shape[1] + longest), dim=1)
-        return best, torch.cat([found, rows], 1).gather(1, place_)
+        """The work of `recommend` on row numbers, see `serving.ranking.Ranker.rank`."""
+        return self.ranker.rank(snapshot, histories, k, exclude_seen, allowed)
 
     def encode(self, snapshot: Snapshot, histories: Sequence[Sequence[int]]) -> Tensor:
         """Encode non-empty histories of rows -> float32 [B, d], normalised where similarity is the cosine."""
-        cut = [history[-self.window :] for history in histories]
-        flat = torch.tensor([row for history in cut for row in history])
-        return self.network.encode(flat, [len(history) for history in cut], snapshot.vectors)
-
-    def _topk(
-        self,
-        snapshot: Snapshot,
-        query: Tensor,
-        k: int,
-        hidden: Sequence[Sequence[int]],
-        allowed: Sequence[int] | None,
-    ) -> tuple[Tensor, Tensor]:
-        if allowed is not None:
-            subset = torch.tensor(sorted(allowed), dtype=torch.int64)
-            place = {row: i for i, row in enumerate(subset.tolist())}
-            inner = [[place[row] for row in own if row in place] for own in hidden]
-            best, found = search.exact_topk(query, snapshot.candidates[subset], k, _pairs(inner))
-            return best, torch.where(found >= 0, subset[found.clamp(min=0)] if len(subset) else found, -1)
-        index = snapshot.index
-        if index is None or k > index.n // 4 or not index.pays(len(query)):
-            return search.exact_topk(query, snapshot.candidates, k, _pairs(hidden), snapshot.dead)
-        return self._approximate(snapshot, index, query, k, hidden)
-
-    def _approximate(
-        self,
-        snapshot: Snapshot,
-        index: search.ApproximateIndex,
-        query: Tensor,
-        k: int,
-        hidden: Sequence[Sequence[int]],
-    ) -> tuple[Tensor, Tensor]:
-        """Index for its items, exact search for those added since; exact altogether where the index finds too few."""
-        table, dead = snapshot.candidates, snapshot.dead
-        extra = max((len(own) for own in hidden if len(own) <= LONG), default=0)
-        rows = index.search(query, k + extra, snapshot.alive_bits)
-        best, found = search.rescore(query, table, rows, k, _pairs(hidden), dead)
-        if snapshot.n > index.n:
-            inner = [[row - index.n for row in own if row >= index.n] for own in hidden]
-            newer = dead[dead >= index.n] - index.n
-            best2, found2 = search.exact_topk(query, table[index.n :], k, _pairs(inner), newer)
-            found2 = torch.where(found2 >= 0, found2 + index.n, -1)
-            best, found = torch.cat([best, best2], 1), torch.cat([found, found2], 1)
-            best, place = best.topk(min(k, best.shape[1]), dim=1)
-            found = found.gather(1, place)
-        if best.shape[1] < k:
-            missing = k - best.shape[1]
-            best = torch.nn.functional.pad(best, (0, missing), value=-torch.inf)
-            found = torch.nn.functional.pad(found, (0, missing), value=-1)
-        redo = torch.tensor([len(own) > LONG for own in hidden]) | (found[:, -1] < 0)
-        if redo.any():
-            some = redo.nonzero().squeeze(1)
-            again = search.exact_topk(query[some], table, k, _pairs([hidden[i] for i in some.tolist()]), dead)
-            best[some], found[some] = again
-        return best, found
+        return self.ranker.encode(snapshot, histories)
 
     def similar_items(self, item: str, k: int = 10) -> Recommendations:
         """The items whose vectors are nearest to that of `item`, itself left out.
@@ -450,23 +248,16 @@ class Recommender:
         UserError
             If the item is unknown or k below 1.
         """
-        _check_k(k)
+        check_k(k)
         snapshot = self.snapshot
         row = self._row(snapshot, item)
-        return self._near(snapshot, snapshot.candidates[row : row + 1], k, [row])
-
-    def _near(self, snapshot: Snapshot, vector: Tensor, k: int, hidden: list[int]) -> Recommendations:
-        best, found = self._topk(snapshot, vector, k, [hidden], None)
-        rows = found[0][found[0] >= 0].numpy()
-        return Recommendations(
-            snapshot.ids(rows), snapshot.titles(rows), best[0][: len(rows)].tolist(), version=snapshot.version
-        )
+        return reasons.nearest(self.ranker, snapshot, snapshot.candidates[row : row + 1], k, [row])
 
     def _row(self, snapshot: Snapshot, item: str) -> int:
-        _check_ids([item], "item")
+        check_ids([item], "item")
         row = snapshot.row(item)
         if row is None:
-            raise UserError(_unknown([item], "the request"))
+            raise UserError(unknown_ids([item], "the request"))
         return row
 
     def explain(self, history: History, item: str) -> Explanation:
@@ -485,33 +276,10 @@ class Recommender:
         UserError
             If `item`, or all of the history, is unknown. Unknown items in the history are left out.
         """
-        _check_ids(history, "a history")
+        check_ids(history, "a history")
         snapshot = self.snapshot
         row = self._row(snapshot, item)
-        rows, unknown = rows_of(snapshot, history)
-        if not rows:
-            raise UserError(
-                _unknown(unknown, "the history") if unknown else "the history is empty; there is nothing to explain"
-            )
-        read = rows[-self.window :]
-        queries = self.encode(snapshot, [read, *(read[:i] + read[i + 1 :] for i in range(len(read)) if len(read) > 1)])
-        target = snapshot.candidates[row]
-        scores = (queries @ target).tolist()
-        without = scores[1:] or [0.0]
-        weights = [0.0] * (len(rows) - len(read)) + [scores[0] - s for s in without]
-        features = snapshot.features_of([row])
-        experts: list[tuple[float, float]] = []
-        id_weight = 0.0
-        if features is not None and self.network.moe_adaptor is not None:
-            with torch.inference_mode():
-                parts = self.network.experts(features)[0]  # (G, d)
-                shares = parts @ queries[0] / snapshot.norms[row]
-                gates = self.network.moe_adaptor.gates(self.network.adaptor_input(features))[0]
-            experts = list(zip(gates.tolist(), shares.tolist(), strict=True))
-            id_weight = scores[0] - float(shares.sum()) if self.meta.form == "transductive" else 0.0
-        ids, titles = snapshot.ids(rows), snapshot.titles(rows)
-        title = snapshot.titles([row])[0]
-        return Explanation(item, title, scores[0], list(zip(ids, titles, weights, strict=True)), experts, id_weight)
+        return reasons.explain(self.ranker, snapshot, history, row, self.meta.form == "transductive")
 
     def preview(self, text: str, history: History = (), k: int = 10) -> Placement:
         """Where an item with this text would be recommended, without adding it.
@@ -521,33 +289,20 @@ class Recommender:
         UserError
             If the text is empty or cannot be encoded.
         """
-        _check_k(k)
+        check_k(k)
         if not text.strip():
             raise UserError("the text of the item is empty; write what it is")
         snapshot = self.snapshot
-        features = self._encode_texts([_clean(text)])
+        features = self._encode_texts([clean(text)])
         vector = self.network.scaled(self.network.adapt(torch.from_numpy(features)))[0]
-        rows, _ = rows_of(snapshot, history)
-        score = rank = None
-        if rows:
-            query = self.encode(snapshot, [rows])[0]
-            score = float(query @ vector)
-            seen = torch.tensor(sorted(set(rows)))
-            better = int((snapshot.candidates @ query > score).sum())
-            for out in (seen, snapshot.dead):
-                better -= int((snapshot.candidates[out] @ query > score).sum())
-            rank = better + 1
-        reach = None
-        if len(self.queries):
-            reach = float((self.queries @ vector > self._tenth(snapshot)).float().mean())
-        similar = self._near(snapshot, vector.unsqueeze(0), k, [])
-        return Placement(score, rank, snapshot.n_items, similar, reach, len(self.queries))
+        tenth = self.queries, self._tenth(snapshot)
+        return reasons.place(self.ranker, snapshot, vector, history, k, tenth)
 
     def _tenth(self, snapshot: Snapshot) -> Tensor:
         """Score of the tenth item for each of the kept histories, float32 [q]."""
         kept = self._thresholds
         if kept is None or kept[0] != snapshot.version:
-            best, _ = self._topk(snapshot, self.queries, 10, [[]] * len(self.queries), None)
+            best, _ = self.ranker.topk(snapshot, self.queries, 10, [[]] * len(self.queries))
             kept = self._thresholds = (snapshot.version, best[:, -1])
         return kept[1]
 
@@ -564,68 +319,15 @@ class Recommender:
         UserError
             If it does not give the catalogue's texts the vectors that they have.
         """
-        from dataset_tools.features import TextEncoder
-
-        recorded = self.meta.encoder
-        encoder: TextEncoder | LatentSemantics
-        if isinstance(name, str) and name.endswith(".npz"):
-            encoder = LatentSemantics.load(name)
-        elif isinstance(name, str):
-            encoder = TextEncoder.load(
-                name,
-                pooling or str(recorded.get("pooling", "CLS")),
-                int(recorded.get("max_length", 512)),
-                str(recorded.get("prompt", "")),
-            )
-        else:
-            encoder = name
-        self._check_encoder(encoder)
-        self._encoder = encoder
-        names = {"encoder": "name", "pooling": "pooling", "max_length": "max_length", "prompt": "prompt"}
-        known = {key: getattr(encoder, name) for key, name in names.items()}
-        self.meta = dataclasses.replace(self.meta, encoder=known)
-
-    def _check_encoder(self, encoder: TextEncoder | LatentSemantics) -> None:
-        snapshot = self.snapshot
-        if encoder.width != self.settings.plm_size:
-            raise UserError(
-                f"the encoder {encoder.name!r} gives vectors of width {encoder.width}, the model was trained on width "
-                f"{self.settings.plm_size}; use the encoder it was trained with{self._recorded()}"
-            )
-        n = len(snapshot.features[0]) if snapshot.features else 0
-        rows = np.unique(np.linspace(0, n - 1, min(PROBES, n)).astype(np.int64)).tolist()
-        kept = snapshot.features_of(rows) if rows else None
-        if kept is None:
-            return
-        again = torch.from_numpy(encoder.encode([_clean(t) for t in snapshot.items["text"].gather(rows).to_list()]))
-        cosine = torch.nn.functional.cosine_similarity(kept, again)
-        if float(cosine.median()) < SAME:
-            raise UserError(
-                f"the encoder {encoder.name!r} is not the one the model was trained with{self._recorded()}: its "
-                f"vectors of the catalogue's texts have a cosine of {float(cosine.median()):.3f} with those kept; "
-                "install that one, or train the model again"
-            )
-
-    def _recorded(self) -> str:
-        encoder = self.meta.encoder
-        return f" ({encoder['encoder']} {encoder.get('pooling', 'CLS')})" if "encoder" in encoder else ""
+        self.texts.choose(name, pooling, self.snapshot)
+        self.meta = dataclasses.replace(self.meta, encoder=self.texts.recorded)
 
     def _encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [n, d_plm]."""
         if self.network.moe_adaptor is None:
             raise UserError(f"{self.meta.model} has no text adaptor, so it knows only the items it was trained on")
-        with self._lock:
-            if self._encoder is None:
-                if "encoder" not in self.meta.encoder:
-                    raise UserError(
-                        "the model does not say which encoder made its text features; name it (--encoder, or "
-                        "set_encoder in Python), or give the features of the new items"
-                    )
-                self.set_encoder(self._fitted or str(self.meta.encoder["encoder"]))
-            assert self._encoder is not None
-            features = self._encoder.encode(texts)
-        if not np.isfinite(features).all():
-            raise UserError(f"the encoder {self._encoder.name!r} gives NaN or infinity for a text")
+        features = self.texts.encode(texts, self.snapshot)
+        self.meta = dataclasses.replace(self.meta, encoder=self.texts.recorded)
         return features
 
     def add_items(
@@ -665,7 +367,7 @@ class Recommender:
             read text.
         """
         rows = list(items)
-        ids, texts, titles = _check_items(rows)
+        ids, texts, titles = check_items(rows)
         if self.network.moe_adaptor is None:
             self._encode_texts([])
         if not replace:
@@ -709,11 +411,11 @@ class Recommender:
             If one is unknown; then none is removed.
         """
         wanted = list(dict.fromkeys(ids))
-        _check_ids(wanted, "the items to remove")
+        check_ids(wanted, "the items to remove")
         with self._lock:
             _, unknown = rows_of(self.snapshot, wanted)
             if unknown:
-                raise UserError(_unknown(unknown, "the items to remove"))
+                raise UserError(unknown_ids(unknown, "the items to remove"))
             if wanted:
                 self._catalogue.remove(wanted)
         return len(wanted)
@@ -760,16 +462,9 @@ class Recommender:
                 index = search.build_index(compact, self.queries) if len(rows) >= search.APPROXIMATE_FROM else None
             else:
                 index = snapshot.index
-            fitted = self._encoder if isinstance(self._encoder, LatentSemantics) else self._fitted
+            fitted = self.texts.fitted
             write_folder(path, self.meta, self.settings, self.network, snapshot, index, self.queries, fitted)
         return path
-
-
-def _clean(text: str) -> str:
-    """A text as dataset files hold it: on one line, and "." where there is none."""
-    from dataset_tools.features import EMPTY
-
-    return re.sub("[\t\r\n]", " ", text).strip() or EMPTY
 
 
 def _candidates(table: np.ndarray, cosine: bool, spare: int = 0) -> tuple[Tensor, Tensor]:
@@ -786,50 +481,3 @@ def _candidates(table: np.ndarray, cosine: bool, spare: int = 0) -> tuple[Tensor
             block /= norm.unsqueeze(1)
         candidates[start : start + len(block)] = block
     return candidates, norms
-
-
-def _pairs(hidden: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor] | None:
-    """(query, item) pairs sorted by item, as `exact_topk` wants them."""
-    counts = [len(own) for own in hidden]
-    if not sum(counts):
-        return None
-    items = torch.tensor([row for own in hidden for row in own])
-    queries = torch.repeat_interleave(torch.arange(len(hidden)), torch.tensor(counts))
-    items, order = items.sort()
-    return queries[order], items
-
-
-def _check_ids(ids: Sequence[str], what: str) -> None:
-    if isinstance(ids, str):
-        raise UserError(f"{what} must be a list of item ids, not the text {ids[:40]!r}")
-    for item in ids:
-        if not isinstance(item, str):
-            raise UserError(f"{what} holds {item!r}, but item ids are text; write it in quotes")
-
-
-def _check_k(k: int) -> None:
-    if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
-        raise UserError(f"k is {k!r}; it must be a whole number of 1 or more")
-
-
-def _check_items(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str], list[str | None]]:
-    ids, texts, titles = [], [], []
-    for number, row in enumerate(rows, start=1):
-        item, text, title = row.get("item_id"), row.get("text"), row.get("title")
-        if not isinstance(item, str) or not item:
-            raise UserError(f"new item {number} has the id {item!r}; it must be a text that is not empty")
-        if not isinstance(text, str) or not text.strip():
-            raise UserError(f"new item {item!r} has no text; the model knows an item by its text, so write one")
-        ids.append(item)
-        texts.append(_clean(text))
-        titles.append(title if isinstance(title, str) and title.strip() else None)
-    if len(set(ids)) < len(ids):
-        twice = next(item for i, item in enumerate(ids) if item in ids[:i])
-        raise UserError(f"item {twice!r} occurs more than once among the new items; leave one out")
-    return ids, texts, titles
-
-
-def _unknown(items: Sequence[str], what: str) -> str:
-    return (
-        f"{len(items)} items of {what} are not in the catalogue, for example {items[0]!r}; add them or leave them out"
-    )

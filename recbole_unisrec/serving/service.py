@@ -1,43 +1,52 @@
-"""The HTTP service: FastAPI on uvicorn, one thread that answers all waiting requests together."""
+"""The HTTP service: a FastAPI application around a recommender, and its paths."""
 
 from __future__ import annotations
 
 import asyncio
-import hmac
-import logging
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 from recbole_unisrec.errors import UserError
-from recbole_unisrec.serving.catalogue import Snapshot
-from recbole_unisrec.serving.recommender import Recommendations, Recommender, rows_of
+from recbole_unisrec.serving.catalogue import rows_of, search_items
+from recbole_unisrec.serving.recommender import Recommender
 
 try:
-    import polars as pl
     from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import HTMLResponse, JSONResponse
-    from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+    from pydantic import AfterValidator
 except ImportError as missing:
     raise UserError('the service needs FastAPI; run pip install "recbole_unisrec[serve]"') from missing
 
-from starlette.concurrency import run_in_threadpool
+from recbole_unisrec.serving.batcher import Batcher
+from recbole_unisrec.serving.gate import Gate
+from recbole_unisrec.serving.schemas import (
+    MAX_ID,
+    MAX_K,
+    AddBody,
+    Answer,
+    Changed,
+    ExpertWeight,
+    ExplainBody,
+    Health,
+    HistoryWeight,
+    Item,
+    ItemList,
+    Preview,
+    PreviewBody,
+    Problem,
+    RecommendBody,
+    RemoveBody,
+    Why,
+    encodable,
+    items_of,
+)  # fmt: skip
 
 PAGE = Path(__file__).with_name("static") / "index.html"
 MAX_BODY = 1 << 20  # bytes
-MAX_HISTORY = 5_000
-MAX_ITEMS = 1_000  # new items in one request
-MAX_CANDIDATES = 20_000
-MAX_K = 1_000
-MAX_TEXT = 20_000  # characters
-MAX_ID = 512
-WAITING = 1_024  # requests; beyond them the answer is 503
-BODY_SECONDS = 30
-TOGETHER = 64  # requests answered in one pass
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]", "testserver")
 # the page is one file: nothing is loaded from elsewhere, and nothing may frame it
 PAGE_HEADERS = {
@@ -45,316 +54,6 @@ PAGE_HEADERS = {
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
 }
-log = logging.getLogger("recbole_unisrec.serving")
-
-
-def _encodable(text: str) -> str:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError("not valid Unicode text") from error
-    return text
-
-
-Text = Annotated[StrictStr, AfterValidator(_encodable)]
-Id = Annotated[Text, Field(min_length=1, max_length=MAX_ID)]
-History = Annotated[list[Id], Field(max_length=MAX_HISTORY, description="Item ids from old to new.")]
-K = Annotated[StrictInt, Field(ge=1, le=MAX_K)]
-
-
-class Body(BaseModel):
-    """A request body; unknown fields are refused, so that a misspelt one does not go unnoticed."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class RecommendBody(Body):
-    """What to recommend after."""
-
-    history: History = []
-    k: K = 10
-    exclude_seen: StrictBool = True
-    candidates: Annotated[list[Id], Field(max_length=MAX_CANDIDATES)] | None = None
-    strict: StrictBool = Field(False, description="An unknown item is an error (404) instead of being skipped.")
-
-
-class NewItem(Body):
-    """An item that the model was not trained on."""
-
-    item_id: Id
-    text: Annotated[Text, Field(min_length=1, max_length=MAX_TEXT, pattern=r"\S")]
-    title: Annotated[Text, Field(max_length=MAX_TEXT)] | None = None
-
-
-class AddBody(Body):
-    """Items to add, all or none."""
-
-    items: Annotated[list[NewItem], Field(min_length=1, max_length=MAX_ITEMS)]
-    replace: StrictBool = False
-
-
-class RemoveBody(Body):
-    """Items to remove, all or none."""
-
-    item_ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_ITEMS)]
-
-
-class ExplainBody(Body):
-    """Why `item` after `history`."""
-
-    history: Annotated[History, Field(min_length=1)]
-    item: Id
-
-
-class PreviewBody(Body):
-    """The text of an item that does not exist yet."""
-
-    text: Annotated[Text, Field(min_length=1, max_length=MAX_TEXT, pattern=r"\S")]
-    history: History = []
-    k: K = 10
-
-
-class Item(BaseModel):
-    """An item of an answer."""
-
-    item_id: str
-    title: str
-    score: float | None = None
-
-
-class Answer(BaseModel):
-    """Items, best first; all from the state of the catalogue that `version` names."""
-
-    items: list[Item]
-    basis: str
-    unknown: list[str]
-    version: int
-
-
-class ItemList(BaseModel):
-    """Found items."""
-
-    items: list[Item]
-    version: int
-
-
-class Changed(BaseModel):
-    """Number of changed items, and of all items afterwards."""
-
-    changed: int
-    n_items: int
-    version: int
-
-
-class HistoryWeight(BaseModel):
-    """Weight of an item of the history."""
-
-    item_id: str
-    title: str
-    weight: float
-
-
-class ExpertWeight(BaseModel):
-    """Gate and weight of an expert of the adaptor."""
-
-    gate: float
-    weight: float
-
-
-class Why(BaseModel):
-    """An explanation: history by leave-one-out, experts as summands of the score."""
-
-    item_id: str
-    title: str
-    score: float
-    history: list[HistoryWeight]
-    experts: list[ExpertWeight]
-    id_weight: float
-
-
-class Preview(BaseModel):
-    """Where an item that does not exist yet would stand."""
-
-    score: float | None
-    rank: int | None
-    n_items: int
-    reach: float | None
-    n_histories: int
-    similar: list[Item]
-
-
-class Health(BaseModel):
-    """State of the service."""
-
-    status: str
-    model: str
-    form: str
-    dataset: str
-    n_items: int
-    version: int
-    reads_text: bool
-
-
-class Problem(BaseModel):
-    """An error: one sentence."""
-
-    detail: str
-
-
-def _items(found: Recommendations) -> list[Item]:
-    pairs = zip(found.ids, found.titles, found.scores, strict=True)
-    return [Item(item_id=item, title=title, score=score) for item, title, score in pairs]
-
-
-@dataclass
-class _Job:
-    body: RecommendBody
-    future: asyncio.Future[Recommendations]
-
-
-class Batcher:
-    """Answers the requests that wait, together, in one thread; so that many small ones cost little more than one."""
-
-    def __init__(self, rec: Recommender) -> None:
-        self.rec = rec
-        self.queue: asyncio.Queue[_Job] = asyncio.Queue(maxsize=WAITING)
-
-    async def ask(self, body: RecommendBody) -> Recommendations:
-        """Wait for the answer.
-
-        Raises
-        ------
-        HTTPException
-            503 if too many wait; 404 for unknown items with ``strict``.
-        """
-        job = _Job(body, asyncio.get_running_loop().create_future())
-        try:
-            self.queue.put_nowait(job)
-        except asyncio.QueueFull:
-            raise HTTPException(503, "too many requests are waiting; try again", {"Retry-After": "1"}) from None
-        return await job.future
-
-    async def work(self) -> None:
-        """Answer until cancelled."""
-        while True:
-            jobs = [await self.queue.get()]
-            while len(jobs) < TOGETHER and not self.queue.empty():
-                jobs.append(self.queue.get_nowait())
-            try:
-                answers = await run_in_threadpool(self._answer, [job.body for job in jobs])
-            except Exception as error:
-                log.exception("could not answer")
-                answers = [error] * len(jobs)
-            for job, answer in zip(jobs, answers, strict=True):
-                if job.future.done():
-                    continue
-                if isinstance(answer, BaseException):
-                    job.future.set_exception(answer)
-                else:
-                    job.future.set_result(answer)
-
-    def _answer(self, bodies: list[RecommendBody]) -> list[Recommendations | Exception]:
-        """Requests of one kind share a pass; all of a pass see one snapshot."""
-        answers: list[Recommendations | Exception | None] = [None] * len(bodies)
-        groups: dict[tuple[int, bool], list[int]] = {}
-        for i, body in enumerate(bodies):
-            if body.strict or body.candidates is not None:
-                try:
-                    answers[i] = self._alone(body)
-                except Exception as error:
-                    answers[i] = error
-            else:
-                groups.setdefault((body.k, body.exclude_seen), []).append(i)
-        for (k, exclude_seen), members in groups.items():
-            histories = [bodies[i].history for i in members]
-            found = self.rec._recommend(self.rec.snapshot, histories, k, exclude_seen, None, False)
-            for i, answer in zip(members, found, strict=True):
-                answers[i] = answer
-        return [answer for answer in answers if answer is not None]
-
-    def _alone(self, body: RecommendBody) -> Recommendations:
-        snapshot = self.rec.snapshot
-        if body.strict:
-            _, unknown = rows_of(snapshot, [*body.history, *(body.candidates or [])])
-            if unknown:
-                raise HTTPException(404, f"{len(unknown)} items are not in the catalogue, for example {unknown[0]!r}")
-        allowed = None
-        if body.candidates is not None:
-            allowed = sorted(set(rows_of(snapshot, body.candidates)[0]))
-        return self.rec._recommend(snapshot, [body.history], body.k, body.exclude_seen, allowed, False)[0]
-
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-
-class Gate:
-    """ASGI middleware before everything else: size of the body, name of the host, token."""
-
-    def __init__(self, app: Any, token: str | None, hosts: tuple[str, ...] | None, max_body: int) -> None:
-        self.app, self.hosts, self.max_body = app, hosts, max_body
-        self.token = None if token is None else b"Bearer " + token.encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer it with 4xx."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        headers = dict(scope["headers"])
-        problem = self._problem(scope, headers)
-        if problem is not None:
-            status, detail = problem
-            extra = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
-            await JSONResponse({"detail": detail}, status, {**extra, "Connection": "close"})(scope, receive, send)
-            return
-        # the body is read before the application sees the request, so that a cut one never reaches it
-        body, more = bytearray(), True
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                while more and len(body) <= self.max_body:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        return
-                    body += message.get("body", b"")
-                    more = message.get("more_body", False)
-        except TimeoutError:
-            problem = 408, f"the body did not come within {BODY_SECONDS} seconds"
-        if len(body) > self.max_body:
-            problem = 413, self._too_large()
-        if problem is not None:
-            await JSONResponse({"detail": problem[1]}, problem[0], {"Connection": "close"})(scope, receive, send)
-            return
-        given = False
-
-        async def whole() -> MutableMapping[str, Any]:
-            nonlocal given
-            if given:
-                return await receive()
-            given = True
-            return {"type": "http.request", "body": bytes(body), "more_body": False}
-
-        await self.app(scope, whole, send)
-
-    def _too_large(self) -> str:
-        return f"the body is larger than {self.max_body} bytes; send less at a time"
-
-    def _problem(self, scope: Scope, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
-        if self.hosts is not None:
-            # a page of another site whose name was made to point here must not reach a service without token
-            host = headers.get(b"host", b"").decode("latin-1").lower()
-            name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-            if name not in self.hosts:
-                return 400, "unknown host name; the service listens on this machine only"
-        is_open = scope["path"] in ("/", "/health") and scope["method"] in ("GET", "HEAD")
-        if self.token is not None and not is_open:
-            given = headers.get(b"authorization", b"")
-            if not hmac.compare_digest(given, self.token):
-                return 401, "the bearer token is missing or wrong"
-        length = headers.get(b"content-length")
-        if length is not None and (not length.isdigit() or int(length[:18]) > self.max_body):
-            return 413, self._too_large()
-        return None
 
 
 def create_app(
@@ -453,11 +152,11 @@ def _add_routes(app: FastAPI, rec: Recommender, batcher: Batcher) -> None:
     async def recommend(body: RecommendBody) -> Answer:
         """Recommend items after a history; by popularity if none of its items is known."""
         found = await batcher.ask(body)
-        return Answer(items=_items(found), basis=found.basis, unknown=found.unknown, version=found.version)
+        return Answer(items=items_of(found), basis=found.basis, unknown=found.unknown, version=found.version)
 
     @api.get("/items")
     def items(
-        q: Annotated[str, AfterValidator(_encodable), Query(max_length=200)] = "",
+        q: Annotated[str, AfterValidator(encodable), Query(max_length=200)] = "",
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
     ) -> ItemList:
         """Items whose title holds all words of `q` in any case, the most popular first; or the one with that id."""
@@ -468,13 +167,13 @@ def _add_routes(app: FastAPI, rec: Recommender, batcher: Batcher) -> None:
 
     @api.get("/similar", responses=missing)
     def similar(
-        item: Annotated[str, AfterValidator(_encodable), Query(min_length=1, max_length=MAX_ID)],
+        item: Annotated[str, AfterValidator(encodable), Query(min_length=1, max_length=MAX_ID)],
         k: Annotated[int, Query(ge=1, le=MAX_K)] = 10,
     ) -> Answer:
         """The items nearest to one."""
         _must_exist(rec, [item])
         found = rec.similar_items(item, k)
-        return Answer(items=_items(found), basis="item", unknown=[], version=found.version)
+        return Answer(items=items_of(found), basis="item", unknown=[], version=found.version)
 
     def changed(n: int) -> Changed:
         after = rec.snapshot
@@ -518,7 +217,7 @@ def _add_routes(app: FastAPI, rec: Recommender, batcher: Batcher) -> None:
         """Where an item with this text would be recommended; nothing is added."""
         found = rec.preview(body.text, body.history, body.k)
         values = {k: v for k, v in asdict(found).items() if k != "similar"}
-        return Preview(**values, similar=_items(found.similar))
+        return Preview(**values, similar=items_of(found.similar))
 
     app.include_router(api)
 
@@ -527,66 +226,3 @@ def _must_exist(rec: Recommender, ids: list[str]) -> None:
     _, unknown = rows_of(rec.snapshot, ids)
     if unknown:
         raise HTTPException(404, f"no item {unknown[0]!r} in the catalogue")
-
-
-def search_items(snapshot: Snapshot, words: str, limit: int) -> list[int]:
-    """Rows of items whose title holds all words in any case, the most popular first, after the one with that id."""
-    found = [row for row in (snapshot.row(words),) if row is not None]
-    parts = words.lower().split()
-    if parts:
-        lower = snapshot.lower_titles
-        hit = pl.Series([True]).new_from_index(0, len(lower))
-        for part in parts[:20]:
-            hit = hit & lower.str.contains(part, literal=True)
-        matches = hit.to_numpy()
-        order = snapshot.by_popularity
-        rows = order[matches[order]][:limit].tolist()
-    else:
-        rows = snapshot.by_popularity[:limit].tolist()
-    return [*found, *(row for row in rows if row not in found)][:limit]
-
-
-def run(rec: Recommender, host: str, port: int, token: str | None, max_body: int, drain: int) -> None:
-    """Serve until SIGTERM or SIGINT; then finish the open requests, for at most `drain` seconds.
-
-    Raises
-    ------
-    UserError
-        If the address cannot be listened on.
-    """
-    import signal
-    import socket
-
-    import uvicorn
-
-    if not 0 <= port < 1 << 16:
-        raise UserError(f"port {port} does not exist; use 1 to 65535, or 0 for a free one")
-    bare = host.strip("[]")
-    family = socket.AF_INET6 if ":" in bare else socket.AF_INET
-    # with its protocol named asyncio switches off Nagle's algorithm, which holds answers back for 40 ms
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((bare, port))
-    except OSError as error:
-        listener.close()
-        raise UserError(f"cannot listen on {host} port {port}: {error.strerror}; choose another --port") from error
-    listener.listen(2048)  # who connects from now on is served as soon as all is ready
-    port = listener.getsockname()[1]
-    app = create_app(rec, token, max_body)
-    config = uvicorn.Config(
-        app, log_level="warning", timeout_graceful_shutdown=drain, limit_concurrency=2 * WAITING, server_header=False,
-        h11_max_incomplete_event_size=64 << 10,
-    )  # fmt: skip
-    for history in ([], rec.snapshot.ids(rec.snapshot.by_popularity[:1])):
-        rec.recommend(history, 1)  # what is computed at the first request is computed now
-    search_items(rec.snapshot, "a", 1)
-    # uvicorn drains, then raises the signal again; what comes after `run` is ours to do
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    print(f"serving {len(rec):,} items of {rec.meta.dataset} on http://{host}:{port}/ (docs: /docs)", flush=True)
-    try:
-        uvicorn.Server(config).run(sockets=[listener])
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-    finally:
-        listener.close()

@@ -33,7 +33,7 @@ SHOTS = os.environ.get("PAGE_SHOTS")  # a folder, to look at what the browser sh
 def serving(folder: Path, **options: Any) -> Iterator[tuple[str, Any]]:
     """A server in a thread."""
     rec = load(folder)
-    rec._encoder = WordEncoder()  # type: ignore[assignment]
+    rec.texts.encoder = WordEncoder()  # type: ignore[assignment]
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(service.create_app(rec, **options), log_level="error"))

@@ -27,7 +27,7 @@ pytest.importorskip("httpx", reason="the extra test is not installed")
 import httpx
 from fastapi.testclient import TestClient
 
-from recbole_unisrec.serving import service
+from recbole_unisrec.serving import batcher, schemas, service
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "correct horse battery".replace(" ", "-")
@@ -46,7 +46,7 @@ class WordEncoder:
 @pytest.fixture
 def client(folders: dict[str, Path]) -> Iterator[TestClient]:
     rec = load(folders["inductive"])
-    rec._encoder = WordEncoder()  # type: ignore[assignment]
+    rec.texts.encoder = WordEncoder()  # type: ignore[assignment]
     with TestClient(service.create_app(rec), raise_server_exceptions=False) as found:
         found.rec = rec  # type: ignore[attr-defined]
         yield found
@@ -200,13 +200,13 @@ def test_a_model_without_text_takes_no_new_items(client: TestClient) -> None:
 
 
 def test_too_many_waiting_requests(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "WAITING", 2)
+    monkeypatch.setattr(batcher, "WAITING", 2)
 
     async def crowd() -> list[object]:
-        batcher = service.Batcher(load(folders["inductive"]))
-        asked = [asyncio.ensure_future(batcher.ask(service.RecommendBody(history=["item-1"]))) for _ in range(5)]
+        waiting = batcher.Batcher(load(folders["inductive"]))
+        asked = [asyncio.ensure_future(waiting.ask(schemas.RecommendBody(history=["item-1"]))) for _ in range(5)]
         await asyncio.sleep(0)
-        worker = asyncio.ensure_future(batcher.work())
+        worker = asyncio.ensure_future(waiting.work())
         done = await asyncio.gather(*asked, return_exceptions=True)
         worker.cancel()
         return done
@@ -217,12 +217,12 @@ def test_too_many_waiting_requests(folders: dict[str, Path], monkeypatch: pytest
 
 def test_a_failing_request_does_not_harm_its_neighbours(folders: dict[str, Path]) -> None:
     bodies = [
-        service.RecommendBody(history=["item-1"]),
-        service.RecommendBody(history=["nothing"], strict=True),
-        service.RecommendBody(history=["item-2"], k=3),
-        service.RecommendBody(history=["item-3"], candidates=["item-4"]),
+        schemas.RecommendBody(history=["item-1"]),
+        schemas.RecommendBody(history=["nothing"], strict=True),
+        schemas.RecommendBody(history=["item-2"], k=3),
+        schemas.RecommendBody(history=["item-3"], candidates=["item-4"]),
     ]
-    found = service.Batcher(load(folders["inductive"]))._answer(bodies)
+    found = batcher.Batcher(load(folders["inductive"]))._answer(bodies)
     assert getattr(found[1], "status_code", 0) == 404
     assert [len(answer.ids) for answer in (found[0], found[2], found[3])] == [10, 3, 1]  # type: ignore[union-attr]
 
@@ -234,7 +234,7 @@ def test_schemathesis(folders: dict[str, Path]) -> None:
     from hypothesis import HealthCheck, given, settings
 
     rec = load(folders["inductive"])
-    rec._encoder = WordEncoder()  # type: ignore[assignment]
+    rec.texts.encoder = WordEncoder()  # type: ignore[assignment]
     app = service.create_app(rec)
     schema = schemathesis.openapi.from_asgi("/openapi.json", app)
     operations = [result.ok() for result in schema.get_all_operations()]

@@ -52,7 +52,7 @@ def test_one_history_gives_a_table_with_titles(model: str, capsys: pytest.Captur
 def test_a_file_of_histories(
     model: str, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("recbole_unisrec.serving.cli.USERS", 4)  # several blocks
+    monkeypatch.setattr("recbole_unisrec.serving.files.USERS", 4)  # several blocks
     histories = [[f"item-{(s + t) % N_ITEMS}" for t in range(1 + s % 4)] for s in range(10)]
     histories[6] = ["item-1", "nothing"]
     histories[7] = []
