@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 from dataset_tools.common import UserError
 
 if TYPE_CHECKING:
-    from recbole_unisrec.serving.recommender import Recommendations, Recommender
+    from recbole_unisrec.serving.answers import Recommendations
+    from recbole_unisrec.serving.recommender import Recommender
 
 OUTPUTS = (".csv", ".jsonl", ".parquet")
 TOKEN = "UNISREC_TOKEN"
