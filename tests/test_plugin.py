@@ -15,6 +15,7 @@ from recbole.utils import get_model, get_trainer, init_seed
 from recbole.utils.case_study import full_sort_topk
 
 import recbole_unisrec
+from recbole_unisrec.data.features import scaling
 from recbole_unisrec.registry import MODELS
 from recbole_unisrec.settings import recipe
 from recbole_unisrec.trainer import PackedTrainer
@@ -124,6 +125,22 @@ def test_items_held_out_are_no_candidates_in_training(
         network.calculate_loss(batch).backward()
     assert torch.equal((table.grad == 0).all(dim=1), dataset.cold)
     assert dataset.cold[test._dataset.inter_feat["item_id"]].any()  # but they are to be found
+
+
+@pytest.mark.parametrize("how", ["standardize", "whiten"])
+def test_texts_of_items_held_out_do_not_scale_those_of_the_others(ring: Path, small: dict[str, Any], how: str) -> None:
+    stage = {"train_stage": "inductive_ft", "feature_scaling": how}
+    _, dataset, (train, _, _), trainer = prepared("UniSRec", stage, {**small, "cold_items": 0.25})
+    raw, known = dataset.features.weight, ~dataset.cold
+    known[0] = False
+    assert 0 < int(known.sum()) < len(known) - 1
+    mean, matrix = scaling(raw[known], how)
+    torch.testing.assert_close(trainer.model.features[1:], ((raw[1:].double() - mean) @ matrix).float())
+    torch.testing.assert_close(train._dataset.known_features, raw[known])
+    before = trainer.model.features[known].clone()
+    dataset.features.weight[dataset.cold] += 7.0  # whatever their texts say
+    again = get_model("UniSRec")(trainer.config, train._dataset)
+    assert torch.equal(again.features[known], before)
 
 
 @pytest.mark.parametrize("mode", ["packed", "prefix"])

@@ -272,6 +272,12 @@ class TextDataset(SequenceDataset):
             config["plm_size"],
         )
 
+    @property
+    def known_features(self) -> Tensor:
+        """float32 [n, d_plm] features of the items that training may know of: all but those of ``cold_items``."""
+        rows = self.features.weight[1:]
+        return rows if self.cold is None else rows[~self.cold[1:]]
+
 
 def read_index(path: Path) -> dict[str, int]:
     """Read ``NAME.item2index`` (token<TAB>row).

@@ -42,7 +42,7 @@ ROWS_PER_BLOCK = 16_384  # read from the file at a time
 FLOOR = 1e-3  # share of the mean variance added to every direction, so that those without text stay small
 
 
-def scale_features(weight: Tensor, how: str) -> Tensor:
+def scale_features(weight: Tensor, how: str, reference: Tensor | None = None) -> Tensor:
     """Spread text features out before the adaptor sees them; those of a language model lie in a narrow cone.
 
     Parameters
@@ -51,18 +51,24 @@ def scale_features(weight: Tensor, how: str) -> Tensor:
         float32 [n_items, d_plm], row 0 is padding and stays zero.
     how
         ``none``; ``standardize``: each coordinate to mean 0 and variance 1; ``whiten``: to covariance one (ZCA).
-        Statistics are those of the items given.
+    reference
+        float32 [n, d_plm] features whose statistics count: those that training may know of. None takes all of `weight`
+        but the padding.
 
     Raises
     ------
     UserError
-        If `how` is unknown.
+        If `how` is unknown, or the reference does not vary.
     """
     if how == "none":
         return weight
-    mean, matrix = scaling(weight[1:], how)
-    rows = (weight[1:].double() - mean) @ matrix
-    return torch.cat([torch.zeros_like(weight[:1]), rows.to(weight.dtype)])
+    rows = scaled_rows(weight[1:], *scaling(weight[1:] if reference is None else reference, how))
+    return torch.cat([torch.zeros_like(weight[:1]), rows])
+
+
+def scaled_rows(rows: Tensor, mean: Tensor, matrix: Tensor) -> Tensor:
+    """(x − mean)·matrix of float32 rows [n, d_plm], with what `scaling` gives."""
+    return ((rows.double() - mean) @ matrix).to(rows.dtype)
 
 
 def scaling(rows: Tensor, how: str) -> tuple[Tensor, Tensor]:
@@ -78,18 +84,57 @@ def scaling(rows: Tensor, how: str) -> tuple[Tensor, Tensor]:
     Raises
     ------
     UserError
-        If `how` is unknown.
+        If `how` is unknown, or all rows are the same.
     """
     if how not in SCALINGS[1:]:
         raise UserError(f"unknown feature_scaling {how!r}; choose one of {', '.join(SCALINGS)}")
     rows = rows.double()
     mean = rows.mean(dim=0)
     rows = rows - mean
+    if not rows.any():
+        raise UserError(
+            f"feature_scaling={how} divides by how much text features vary, but those of the {len(rows)} items that "
+            "count are all the same; use feature_scaling=none or make the features again"
+        )
     if how == "standardize":
         variance = rows.var(dim=0, correction=0)
         return mean, torch.diag(1 / (variance + FLOOR * variance.mean()).sqrt())
     values, vectors = torch.linalg.eigh(rows.T @ rows / len(rows))
     return mean, (vectors / (values.clamp(min=0) + FLOOR * values.mean()).sqrt()) @ vectors.T
+
+
+class UselessRows:
+    """Looks at the rows of a feature file, block by block, for what no text encoder makes.
+
+    A row of zeros alone is fine (LSA gives one to a text without a known word), and so is a column that never varies.
+    """
+
+    def __init__(self) -> None:
+        self._first: np.ndarray | None = None
+        self._same = self._flat = True
+        self._n = self._n_zero = 0
+
+    def add(self, rows: np.ndarray) -> None:
+        """Look at float rows [n, d_plm] without NaN."""
+        if not len(rows):
+            return
+        self._first = np.array(rows[0]) if self._first is None else self._first
+        self._same = self._same and bool((rows == self._first).all())
+        self._flat = self._flat and bool((rows == rows[:, :1]).all())
+        self._n_zero += int((~rows.any(axis=1)).sum())
+        self._n += len(rows)
+
+    def what(self) -> str | None:
+        """What is wrong with all of them, to go on after the file's name; None if nothing is."""
+        if self._n_zero == self._n:
+            return "holds nothing but zeros" if self._n else None
+        if 2 * self._n_zero > self._n:
+            return f"is torn or was made of empty texts: {self._n_zero} of {self._n} rows are zero"
+        if self._n > 1 and self._same:
+            return f"gives all {self._n} items the same vector"
+        if self._first is not None and len(self._first) > 1 and self._flat:
+            return "repeats one number along each row"
+        return None
 
 
 def describe_encoder(meta: dict[str, object]) -> str:
@@ -129,7 +174,7 @@ def open_features(path: Path, n_rows: int, width: int | None = None) -> tuple[np
     n_rows
         Number of items that the dataset has; the file must have just as many rows.
     width
-        Expected d_plm; None takes what the file says.
+        Expected d_plm; None takes what the description beside the file says.
 
     Returns
     -------
@@ -139,7 +184,8 @@ def open_features(path: Path, n_rows: int, width: int | None = None) -> tuple[np
     Raises
     ------
     UserError
-        If the file is missing, or its size does not fit `n_rows` and `width`.
+        If the file is missing, its width is neither given nor described, or its size does not fit `n_rows` and the
+        width.
     """
     if not path.is_file():
         raise UserError(f"no text features: {path} does not exist; {encode_hint(path.parent)}")
@@ -148,13 +194,23 @@ def open_features(path: Path, n_rows: int, width: int | None = None) -> tuple[np
     if dtype is None:
         raise UserError(f"{path}.json names the unknown dtype {meta.get('dtype')!r}; use float32 or float16")
     n_values, rest = divmod(path.stat().st_size, np.dtype(dtype).itemsize)
-    found = int(str(meta["width"])) if "width" in meta else width or (n_values // n_rows if n_rows else 0)
+    found = meta.get("width", width)
+    if found is None:  # a file that was cut to whole rows would be taken for one of narrower rows
+        guess, over = divmod(n_values, max(1, n_rows))
+        would = f"add --plm_size={guess} if {n_rows} rows of width {guess} are right" if guess and not over else (
+            f"its {n_values} values are no whole number of them for each of the {n_rows} items"
+        )  # fmt: skip
+        raise UserError(
+            f"how wide the rows of {path} are is not known, as {path.name}.json is not beside it; {would}, or "
+            f"{encode_hint(path.parent)}"
+        )
+    if not isinstance(found, int) or found < 1:
+        raise UserError(f"{path}.json gives the width {found!r}, which is no whole number; make the features again")
     if width is not None and found != width:
         raise UserError(f"{path} has vectors of width {found}, but plm_size is {width}; drop plm_size or encode again")
-    if rest or found == 0 or n_values != n_rows * found:
-        rows = n_values / found if found else 0
+    if rest or n_values != n_rows * found:
         raise UserError(
-            f"{path} holds {n_values} values, that is {rows:g} rows of width {found}, but the dataset has {n_rows} "
+            f"{path} holds {n_values} values, that is {n_values / found:g} rows of width {found}, but the dataset has {n_rows} "
             f"items; {encode_hint(path.parent)}"
         )
     return np.memmap(path, dtype=dtype, mode="r", shape=(n_rows, found)), describe_encoder(meta)
@@ -177,7 +233,7 @@ def load_features(
     Raises
     ------
     UserError
-        If an item has no row, or as in `open_features`.
+        If an item has no row, all rows are zero or the same, or as in `open_features`.
     """
     source, encoder = open_features(path, n_rows, width)
     rows = np.empty(len(tokens) - 1, dtype=np.int64)
@@ -187,11 +243,14 @@ def load_features(
             where = "NAME.item2index" if row_of is not None else f"0 to {n_rows - 1}"
             raise UserError(f"item {token!r} has no row in {path} (looked in {where}); {encode_hint(path.parent)}")
         rows[i] = row
-    weight = torch.zeros(len(tokens), source.shape[1])
+    weight, useless = torch.zeros(len(tokens), source.shape[1]), UselessRows()
     for start in range(0, len(rows), ROWS_PER_BLOCK):  # in one go there would be three copies
-        block = rows[start : start + ROWS_PER_BLOCK]
-        weight[1 + start : 1 + start + len(block)] = torch.from_numpy(source[block])
+        block = source[rows[start : start + ROWS_PER_BLOCK]]
+        useless.add(block)
+        weight[1 + start : 1 + start + len(block)] = torch.from_numpy(block)
     if not torch.isfinite(weight).all():
         bad = tokens[int((~torch.isfinite(weight)).any(dim=1).nonzero()[0])]
         raise UserError(f"{path} holds NaN or infinity, first for item {bad!r}; {encode_hint(path.parent)}")
+    if what := useless.what():
+        raise UserError(f"{path} {what}; {encode_hint(path.parent)}")
     return FeatureTable(weight, encoder)

@@ -27,7 +27,8 @@ class UniSRec(TableRecommender):
         ``gate_noise``, ``whitening``, ``temperature``, ``history_bias``, ``mask_unseen_ids`` and the settings of the
         encoder.
     dataset
-        A dataset with ``features`` (see `data.features.FeatureTable`).
+        A dataset with ``features`` (see `data.features.FeatureTable`), and ``known_features`` for a
+        ``feature_scaling``.
 
     Raises
     ------
@@ -40,7 +41,9 @@ class UniSRec(TableRecommender):
         self.train_stage = config["train_stage"]
         if self.train_stage not in TRAIN_STAGES:
             raise UserError(f"unknown train_stage {self.train_stage!r}; choose one of {', '.join(TRAIN_STAGES)}")
-        features = scale_features(dataset.features.weight, config["feature_scaling"] or "none")
+        features, scaling = dataset.features.weight, config["feature_scaling"] or "none"
+        if scaling != "none":  # what is held out must not move the others
+            features = scale_features(features, scaling, dataset.known_features)
         precision = config["feature_precision"] or "fp32"
         if precision not in FEATURE_PRECISIONS:
             raise UserError(f"unknown feature_precision {precision!r}; choose one of {', '.join(FEATURE_PRECISIONS)}")

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_unisrec.data.features import open_features, read_meta, scale_features
+from recbole_unisrec.data.features import UselessRows, open_features, read_meta, scaled_rows, scaling
 from recbole_unisrec.data.sequences import PackedBatch, cut_segments
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.pretrain.distributed import World
@@ -57,8 +57,9 @@ class MixtureFeatures:
         Of the feature files: plain, and with words dropped (None if they are not wanted).
     width
         Expected d_plm; None takes what the files say.
-    scaling
-        ``feature_scaling`` of `data.features.scale_features`, per domain; other than ``none`` copies the tables.
+    how
+        ``feature_scaling`` of `data.features.scale_features`, by the statistics of the plain features of each domain;
+        other than ``none`` copies the tables.
 
     Raises
     ------
@@ -68,13 +69,14 @@ class MixtureFeatures:
 
     def __init__(
         self, domains: list[DomainInfo], suffix: str, suffix_aug: str | None, width: int | None = None,
-        scaling: str = "none",
+        how: str = "none",
     ) -> None:  # fmt: skip
         self.n_items = 1 + sum(d.n_items for d in domains)  # padding included
         self.starts = np.array([1 + d.first_item for d in domains])
         self.tables: list[list[np.ndarray]] = []
         self.encoder = ""
         seen: tuple[str, int, str] | None = None
+        maps: dict[str, tuple[Tensor, Tensor]] = {}
         for part in [suffix] + ([suffix_aug] if suffix_aug else []):
             tables = []
             for domain in domains:
@@ -85,7 +87,8 @@ class MixtureFeatures:
                         ("word-drop", ", or set item_drop_coefficient=1") if part == suffix_aug else ("text", "")
                     )
                     raise UserError(f"no {what} features: {path} does not exist; make it with {again}{instead}")
-                table, encoder = open_features(path, domain.n_items, width)
+                same = None if "width" in read_meta(path) or seen is None else seen[1]
+                table, encoder = open_features(path, domain.n_items, width or same)
                 found = (f"{domain.name}.{part}", table.shape[1], encoder)
                 seen = seen or found
                 if found[1] != seen[1]:
@@ -99,10 +102,13 @@ class MixtureFeatures:
                         "encode one of the domains again with the encoder of the other"
                     )
                 self.encoder = self.encoder or encoder
-                _check_finite(path, table, again)
-                if scaling != "none":
-                    full = torch.from_numpy(np.vstack([np.zeros_like(table[:1]), table]).astype(np.float32))
-                    table = scale_features(full, scaling)[1:].numpy()
+                _check_values(path, table, again)
+                if how != "none":
+                    rows = torch.from_numpy(table.astype(np.float32))
+                    # both views of an item go through one map, or they would differ by more than the words dropped
+                    if part == suffix:
+                        maps[domain.name] = scaling(rows, how)
+                    table = scaled_rows(rows, *maps[domain.name]).numpy()
                 tables.append(table)
             self.tables.append(tables)
         self.width = self.tables[0][0].shape[1]
@@ -137,10 +143,15 @@ def _encode_command(domain: DomainInfo, suffix: str, option: str) -> str:
     return f"`{command.rstrip()}`"
 
 
-def _check_finite(path: Path, table: np.ndarray, again: str) -> None:
+def _check_values(path: Path, table: np.ndarray, again: str) -> None:
+    useless = UselessRows()
     for first in range(0, len(table), FEATURE_CHECK_ROWS):
-        if not np.isfinite(table[first : first + FEATURE_CHECK_ROWS].sum(dtype=np.float64)):
+        block = table[first : first + FEATURE_CHECK_ROWS]
+        if not np.isfinite(block.sum(dtype=np.float64)):
             raise UserError(f"{path} holds NaN or infinity; remove it and make it again with {again}")
+        useless.add(block)
+    if what := useless.what():
+        raise UserError(f"{path} {what}; remove it and make it again with {again}")
 
 
 def _read_description(folder: Path, name: str) -> tuple[dict[str, Any], list[DomainInfo]]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from recbole.data import create_dataset
 
+from recbole_unisrec.data.features import scaling
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.pretrain.dataset import MixtureDataset, PretrainLoader
 from recbole_unisrec.pretrain.distributed import World
@@ -67,6 +68,23 @@ def test_features_of_both_domains_and_both_files(mixture: Path, tiny: dict[str, 
     assert not table[0].any()
 
 
+@pytest.mark.parametrize("how", ["standardize", "whiten"])
+def test_both_views_are_scaled_by_the_plain_features_of_their_domain(
+    mixture: Path, tiny: dict[str, Any], how: str
+) -> None:
+    table = read({**tiny, "feature_scaling": how}).features.on(torch.device("cpu"))
+    for domain, name in enumerate("ab"):
+        plain, dropped = (
+            torch.from_numpy(np.fromfile(mixture / name / f"{name}.{suffix}", dtype=np.float32).reshape(24, 16))
+            for suffix in ("feat1CLS", "feat2CLS")
+        )
+        mean, matrix = scaling(plain, how)
+        first = 1 + 24 * domain
+        for part, rows in enumerate((plain, dropped)):
+            found = table[49 * part + first : 49 * part + first + 24]
+            torch.testing.assert_close(found, ((rows.double() - mean) @ matrix).float())
+
+
 @pytest.mark.parametrize("pairs", ["random", "segments"])
 def test_batches_depend_on_seed_epoch_and_step_only(mixture: Path, tiny: dict[str, Any], pairs: str) -> None:
     dataset = read(tiny)
@@ -119,7 +137,7 @@ def test_too_small_a_batch(mixture: Path, tiny: dict[str, Any]) -> None:
 
 
 def spoil_width(folder: Path) -> None:
-    np.zeros((24, 8), dtype=np.float32).tofile(folder / "b" / "b.feat1CLS")
+    np.arange(24 * 8, dtype=np.float32).tofile(folder / "b" / "b.feat1CLS")
     edit_json(folder / "b" / "b.feat1CLS.json", width=8)
 
 
@@ -153,6 +171,11 @@ BAD: dict[str, tuple[Any, str]] = {
     "features": (lambda f: (f / "a" / "a.feat1CLS").unlink(), "no text features"),
     "nan": (spoil_nan, "NaN"),
     "torn items": (lambda f: truncate(f / "ab" / "ab.items.npy"), "cannot read"),
+    "zeros": (
+        lambda f: np.zeros((24, 16), dtype=np.float32).tofile(f / "b" / "b.feat2CLS"),
+        "b.feat2CLS holds nothing but zeros; remove it and make it again with .*--word_drop 0.15",
+    ),
+    "no description": (lambda f: (f / "a" / "a.feat1CLS.json").unlink(), "add --plm_size=16 if 24 rows of width 16"),
     "no mixture": (lambda f: (f / "ab" / "ab.mixture.json").unlink(), "is no mixture"),
     "torn description": (lambda f: truncate(f / "ab" / "ab.mixture.json"), "not a description"),
     "no folder": (lambda f: shutil.rmtree(f / "ab"), "no mixture"),
@@ -164,6 +187,15 @@ def test_bad_mixtures(mixture: Path, tiny: dict[str, Any], name: str) -> None:
     spoil, message = BAD[name]
     spoil(mixture)
     with pytest.raises(UserError, match=message):
+        read(tiny)
+
+
+def test_a_file_without_description_is_as_wide_as_the_others(mixture: Path, tiny: dict[str, Any]) -> None:
+    (mixture / "b" / "b.feat1CLS.json").unlink()
+    assert read(tiny).features.width == 16
+    path = mixture / "b" / "b.feat1CLS"
+    path.write_bytes(path.read_bytes()[: 12 * 16 * 4])
+    with pytest.raises(UserError, match="12 rows of width 16, but the dataset has 24 items"):
         read(tiny)
 
 

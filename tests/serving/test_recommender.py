@@ -348,10 +348,11 @@ def test_answers_are_never_torn(inductive: Recommender) -> None:
 
 
 @pytest.mark.parametrize("how", ["standardize", "whiten"])
-def test_scaled_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+@pytest.mark.parametrize("cold", [None, 0.25])
+def test_scaled_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, cold: float | None) -> None:
     monkeypatch.chdir(tmp_path)
     write_ring(tmp_path / "dataset")
-    settings = {**SMALL, "train_stage": "inductive_ft", "epochs": 1, "feature_scaling": how}
+    settings = {**SMALL, "train_stage": "inductive_ft", "epochs": 1, "feature_scaling": how, "cold_items": cold}
     result = quick_start.train(build_config("UniSRec", "ring", [], settings))
     rec = load(load(result.checkpoint).save(tmp_path / "model"))
     x, before = features(rec, "item-7"), rec.recommend(walk(3, 4), k=N_ITEMS)
