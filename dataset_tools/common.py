@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 class UserError(Exception):
@@ -114,6 +115,29 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write ``text`` as UTF-8 with newline line ends, whole or not at all (see `atomic_path`)."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def read_properties(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a property file of RecBole (YAML); no code in it is run.
+
+    Raises
+    ------
+    UserError
+        If it is missing, or is not a YAML mapping.
+    """
+    import yaml
+
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the property file {path}: {getattr(error, 'strerror', error)}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is no YAML mapping of settings; write lines like `ITEM_ID_FIELD: product`")
+    return found
 
 
 def run_cli(command: Callable[[list[str]], int | None], arguments: list[str] | None = None) -> int:

@@ -1,12 +1,24 @@
 """Text features: every item's text through a pre-trained encoder, one vector a row, as `NAME.feat1CLS`.
 
-`texts` reads what is encoded, `encoder` makes the vectors (with `bert` where the model is a BERT), `store` writes the
-file and its description, with `shards` and `ranks` for long runs, and `command` is `python -m dataset_tools.features`.
+`items` reads the item file and `texts` what is encoded, `encoder` makes the vectors (with `bert` where the model is a
+BERT), `store` writes the file and its description, with `shards` and `ranks` for long runs, and `command` is
+`python -m dataset_tools.features`.
 """
 
 from dataset_tools.arguments import POOLINGS
 from dataset_tools.features.encoder import TextEncoder
+from dataset_tools.features.items import Fields
 from dataset_tools.features.store import DTYPES, encode_dataset
 from dataset_tools.features.texts import EMPTY, drop_words, read_ids, read_texts
 
-__all__ = ["DTYPES", "EMPTY", "POOLINGS", "TextEncoder", "drop_words", "encode_dataset", "read_ids", "read_texts"]
+__all__ = [
+    "DTYPES",
+    "EMPTY",
+    "POOLINGS",
+    "Fields",
+    "TextEncoder",
+    "drop_words",
+    "encode_dataset",
+    "read_ids",
+    "read_texts",
+]

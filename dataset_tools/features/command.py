@@ -6,9 +6,11 @@ import argparse
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from dataset_tools.arguments import POOLINGS, new_parser
-from dataset_tools.common import UserError
+from dataset_tools.common import UserError, read_properties
+from dataset_tools.features.items import Fields
 from dataset_tools.features.store import DTYPES, encode_dataset
 from dataset_tools.precision import PRECISIONS
 
@@ -17,8 +19,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = new_parser(
         "features",
         "FOLDER",
-        description="Encode the item texts of a dataset with a pre-trained language model: NAME.text (or the text "
-        "column of NAME.item) becomes NAME.feat1CLS, raw rows by item index, and NAME.feat1CLS.json, which says how "
+        description="Encode the item texts of a dataset with a pre-trained language model: NAME.text (or the "
+        "columns of NAME.item that make the text) becomes NAME.feat1CLS, raw rows by item index, and NAME.feat1CLS.json, which says how "
         "they were made. A killed run goes on where it stopped; a file that is current is left alone.",
         epilog="examples:\n"
         "  python -m dataset_tools.features dataset/Scientific\n"
@@ -28,6 +30,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("folder", type=Path, help="the dataset's folder, for example dataset/Scientific")
     parser.add_argument("--name", help="prefix of the files (default: the folder's name)")
+    items = parser.add_argument_group("the item file (as RecBole's settings of these names)")
+    items.add_argument(
+        "--text_cols",
+        nargs="+",
+        metavar="COL",
+        help="columns that make the text, in this order (default: the column text, else those that look like text)",
+    )
+    items.add_argument(
+        "--item_id_field", "--ITEM_ID_FIELD", metavar="COL", help="column of the item (default: item_id)"
+    )
+    items.add_argument("--field_separator", metavar="S", help="between columns (default: a tab)")
+    items.add_argument("--seq_separator", metavar="S", help="between the members of a token_seq (default: a blank)")
+    items.add_argument(
+        "--config",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="property files of RecBole that hold these settings; what is given here goes before them",
+    )
     parser.add_argument(
         "--encoder",
         default="bert-base-uncased",
@@ -54,6 +76,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """RecBole's settings of the property files and the flags, later wins."""
+    settings: dict[str, Any] = {}
+    for file in args.config:
+        settings.update(read_properties(file))
+    given = {
+        "ITEM_ID_FIELD": args.item_id_field,
+        "field_separator": args.field_separator,
+        "seq_separator": args.seq_separator,
+        "text_cols": args.text_cols,
+    }
+    unescaped = {name: "\t" if value == "\\t" else value for name, value in given.items()}
+    return settings | {name: value for name, value in unescaped.items() if value is not None}
+
+
 def main(arguments: list[str]) -> None:
     """The command line; see ``--help``."""
     args = _parser().parse_args(arguments)
@@ -74,6 +111,7 @@ def main(arguments: list[str]) -> None:
         dtype=args.dtype,
         progress=not args.quiet,
         overwrite=args.overwrite,
+        fields=Fields.of(_settings(args)),
     )
     if int(os.environ.get("RANK", 0)) == 0:
         meta = json.loads(path.with_name(path.name + ".json").read_text(encoding="utf-8"))

@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,22 +17,24 @@ from dataset_tools import __version__, lsa
 from dataset_tools.arguments import POOLINGS
 from dataset_tools.common import UserError, atomic_path, write_text
 from dataset_tools.features.encoder import TextEncoder
+from dataset_tools.features.items import TEXT, Fields, header_names
 from dataset_tools.features.ranks import Ranks
 from dataset_tools.features.shards import SETTINGS, assemble, encode_shards, open_parts
-from dataset_tools.features.texts import drop_words, read_texts
+from dataset_tools.features.texts import Texts, drop_words, item_file, read_items
 
+COLUMNS = "its text is of other columns"
 DTYPES = {"float32": np.float32, "float16": np.float16}
 
 
-def _texts_hash(ids: Sequence[str], texts: Sequence[str]) -> str:
+def _texts_hash(found: Texts) -> str:
     digest = hashlib.sha256()
-    for item, text in zip(ids, texts, strict=True):
+    for item, text in zip(found.ids, found.texts, strict=True):
         digest.update(f"{item}\t{text}\n".encode())
     return digest.hexdigest()
 
 
-def _differs(path: Path, meta: dict[str, object]) -> str:
-    """What keeps `path` from being the file that `meta` describes; empty if nothing does."""
+def read_description(path: Path) -> dict[str, object] | str:
+    """The JSON beside a feature file, or why there is none that can be read."""
     beside = path.with_name(path.name + ".json")
     if not beside.is_file():
         return f"there is no {beside.name} to say how it was made"
@@ -38,14 +42,41 @@ def _differs(path: Path, meta: dict[str, object]) -> str:
         found = json.loads(beside.read_text(encoding="utf-8"))
     except ValueError:
         return f"{beside.name} is not valid JSON"
-    if not isinstance(found, dict):
-        return f"{beside.name} does not hold a JSON object"
-    for key, wanted in meta.items():
-        if key != "tool_version" and found.get(key) != wanted:
-            if key.endswith("sha256"):
-                return "its texts are others" if key == "texts_sha256" else "its encoder has other weights"
-            return f"its {key} is {found.get(key)!r}, not {wanted!r}"
-    size = int(found["rows"]) * int(found.get("width", 0)) * np.dtype(DTYPES[str(meta["dtype"])]).itemsize
+    return found if isinstance(found, dict) else f"{beside.name} does not hold a JSON object"
+
+
+def recorded_columns(path: Path) -> tuple[str, ...] | None:
+    """The columns whose text a feature file was made from; None where it does not say."""
+    found = read_description(path)
+    columns = found.get("text_cols") if isinstance(found, dict) else None
+    return tuple(map(str, columns)) if isinstance(columns, list) and columns else None
+
+
+def as_recorded(folder: Path, name: str, path: Path, fields: Fields | None) -> Fields:
+    """`fields`, with the columns that `path` was made from where none are named and those are still there."""
+    fields = fields or Fields()
+    columns = recorded_columns(path)
+    if fields.text_cols is not None or columns in (None, (TEXT,)):
+        return fields
+    again = replace(fields, text_cols=columns)
+    source = item_file(folder, name, again)
+    return again if set(columns or ()) <= set(header_names(source, again)) else fields
+
+
+def _differs(path: Path, meta: dict[str, object]) -> str:
+    """What keeps `path` from being the file that `meta` describes; empty if nothing does, `COLUMNS` for others."""
+    found = read_description(path)
+    if isinstance(found, str):
+        return found
+    found = {"text_cols": [TEXT], **found}  # files of before it was recorded
+    others = [key for key, wanted in meta.items() if key != "tool_version" and found.get(key) != wanted]
+    if "text_cols" in others and set(others) <= {"text_cols", "texts_sha256"}:
+        return COLUMNS
+    for key in others:
+        if key.endswith("sha256"):
+            return "its texts are others" if key == "texts_sha256" else "its encoder has other weights"
+        return f"its {key} is {found.get(key)!r}, not {meta[key]!r}"
+    size = int(str(found["rows"])) * int(str(found.get("width", 0))) * np.dtype(DTYPES[str(meta["dtype"])]).itemsize
     return "" if path.stat().st_size == size > 0 else f"it holds {path.stat().st_size} bytes, not {size}"
 
 
@@ -55,13 +86,19 @@ def _is_current(path: Path, parts: Path, meta: dict[str, object]) -> bool:
     Raises
     ------
     UserError
-        If there is another file, and it is not one that a stopped run with these settings was to replace.
+        If there is another file, and it is not one that a stopped run with these settings was to replace, or one that
+        differs in nothing but the columns whose text it was made from.
     """
     if not path.is_file():
         return False
     difference = _differs(path, meta)
     if not difference:
         return True
+    if difference == COLUMNS:
+        before, now = recorded_columns(path) or (TEXT,), meta["text_cols"]
+        assert isinstance(now, list)
+        print(f"{path.name} was made from {', '.join(before)}; it is made anew from {', '.join(now)}", file=sys.stderr)
+        return False
     try:
         if json.loads((parts / SETTINGS).read_text(encoding="utf-8"))["meta"] == meta:
             return False
@@ -87,12 +124,14 @@ def encode_dataset(
     dtype: str = "float32",
     progress: bool = True,
     overwrite: bool = False,
+    fields: Fields | None = None,
 ) -> Path:
     """Encode the item texts of a dataset to `NAME.SUFFIX`, with its description `NAME.SUFFIX.json` beside it.
 
     A run that was killed goes on where it stopped. A file made from the same texts with the same settings is left as
-    it is; any other file of the name is refused without `overwrite`. Under ``torchrun`` the work is shared by all processes (which must see the same folder) and the result is,
-    byte for byte, that of one process with as many threads.
+    it is, and one made from other columns is made anew; any other file of the name is refused without `overwrite`.
+    Under ``torchrun`` the work is shared by all processes (which must see the same folder) and the result is, byte for
+    byte, that of one process with as many threads.
 
     Parameters
     ----------
@@ -110,6 +149,9 @@ def encode_dataset(
         Show a bar with texts a second and the time left.
     overwrite
         Encode again, whatever file is there.
+    fields
+        Names and separators of the item file, and the columns that make the text. Where no columns are named, those
+        that the file was made from before are taken again.
 
     Returns
     -------
@@ -133,10 +175,12 @@ def encode_dataset(
     path = folder / f"{name}.{suffix or f'feat{2 if word_drop else 1}{lsa.SUFFIX if fitted else pooling}'}"
     beside = path.with_name(path.name + ".json")
     with Ranks() as ranks:
-        ids, texts = read_texts(folder, name)
+        found = read_items(folder, name, fields if overwrite else as_recorded(folder, name, path, fields))
+        if found.chosen and ranks.rank == 0:
+            print(found.chosen, file=sys.stderr)
         if fitted:
             if ranks.rank == 0:
-                _encode_fitted(path, ids, texts, encoder, word_drop, seed, dtype, overwrite)
+                _encode_fitted(path, found, encoder, word_drop, seed, dtype, overwrite)
             ranks.meet()
             return path
         local = Path(encoder).is_dir()
@@ -146,7 +190,7 @@ def encode_dataset(
             "max_length": max_length,
             "prompt": prompt,
             "precision": precision,
-            **_made_from(ids, texts, word_drop, seed, dtype),
+            **_made_from(found, word_drop, seed, dtype),
         }
         model = None
         if local:  # its weights may have changed under the same name
@@ -156,9 +200,8 @@ def encode_dataset(
         if ranks.share(not overwrite and _is_current(path, parts, meta)):
             return path
         if ranks.rank == 0:
-            _write_index(folder / f"{name}.item2index", ids)
-        if word_drop:
-            texts = drop_words(texts, word_drop, seed)
+            write_index(folder / f"{name}.item2index", found.ids)
+        texts = drop_words(found.texts, word_drop, seed) if word_drop else found.texts
         model = model or TextEncoder.load(encoder, pooling, max_length, prompt, precision)
         tokens = model.tokenize(texts)
         open_parts(parts, meta, model, tokens, ranks)
@@ -174,32 +217,27 @@ def encode_dataset(
     return path
 
 
-def _write_index(path: Path, ids: Sequence[str]) -> None:
+def write_index(path: Path, ids: Sequence[str]) -> None:
+    """Write `NAME.item2index`, if it is not there."""
     if not path.is_file():
         write_text(path, "".join(f"{item}\t{i}\n" for i, item in enumerate(ids)))
 
 
-def _made_from(ids: Sequence[str], texts: Sequence[str], word_drop: float, seed: int, dtype: str) -> dict[str, object]:
+def _made_from(found: Texts, word_drop: float, seed: int, dtype: str) -> dict[str, object]:
     """What is said beside features of any encoder."""
     return {
         "word_drop": word_drop,
         "seed": seed,
-        "rows": len(texts),
+        "rows": len(found.texts),
         "dtype": dtype,
-        "texts_sha256": _texts_hash(ids, texts),
+        "text_cols": list(found.columns),
+        "texts_sha256": _texts_hash(found),
         "tool_version": __version__,
     }
 
 
 def _encode_fitted(
-    path: Path,
-    ids: Sequence[str],
-    texts: Sequence[str],
-    encoder: str,
-    word_drop: float,
-    seed: int,
-    dtype: str,
-    overwrite: bool,
+    path: Path, found: Texts, encoder: str, word_drop: float, seed: int, dtype: str, overwrite: bool
 ) -> None:
     """`encode_dataset` with latent semantics, fitted here (and kept beside the features) or read from a file."""
     kept = path.with_name(path.name + ".npz")
@@ -218,13 +256,14 @@ def _encode_fitted(
         "max_length": 0,
         "prompt": "",
         "precision": "fp32",
-        **_made_from(ids, texts, word_drop, seed, dtype),
+        **_made_from(found, word_drop, seed, dtype),
     }
     if not overwrite and _is_current(path, kept, meta):
         return
-    model = model or lsa.LatentSemantics.fit(texts)
-    _write_index(path.with_name(f"{path.name.rpartition('.')[0]}.item2index"), ids)
-    vectors = model.encode(drop_words(texts, word_drop, seed) if word_drop else texts)
+    if here or model is None:  # what is there was fitted to other texts
+        model = lsa.LatentSemantics.fit(found.texts)
+    write_index(path.with_name(f"{path.name.rpartition('.')[0]}.item2index"), found.ids)
+    vectors = model.encode(drop_words(found.texts, word_drop, seed) if word_drop else found.texts)
     beside = path.with_name(path.name + ".json")
     beside.unlink(missing_ok=True)  # it describes the old file
     if not (kept.is_file() and Path(encoder).exists() and kept.samefile(encoder)):

@@ -3,77 +3,22 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from dataset_tools.common import UserError
+from dataset_tools.features.items import Fields, header_names, read_item_ids, read_item_table, read_lines, warn
 
 EMPTY = "."  # what the authors put where an item has no text
 
 
-def warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr)
-
-
-def _read_lines(path: Path) -> list[str]:
-    """Lines of a UTF-8 file, split at line feeds only (a text may hold other Unicode line separators)."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("utf-8-sig", errors="replace")
-        bad = sum("\ufffd" in line for line in text.split("\n"))
-        warn(f"{path} is not valid UTF-8 in {bad} lines; the bad bytes are read as U+FFFD")
-    lines = text.split("\n")
-    if lines and not lines[-1]:
-        lines.pop()
-    return [line.removesuffix("\r") for line in lines]
-
-
-def _read_item_table(path: Path) -> dict[str, str]:
-    """Text of each item in file order, from `NAME.text` or the ``text`` column of `NAME.item`."""
-    lines = _read_lines(path)
-    if not lines:
-        raise UserError(f"{path} is empty; it needs the header item_id:token<TAB>text:token_seq and a line an item")
-    fields = [field.split(":")[0] for field in lines[0].split("\t")]
-    for needed in ("item_id", "text"):
-        if needed not in fields:
-            found = ", ".join(lines[0].split("\t"))
-            raise UserError(f"{path} has no column {needed}; its header holds: {found}")
-    id_at, text_at, width = fields.index("item_id"), fields.index("text"), len(fields)
-    texts: dict[str, str] = {}
-    n_twice = 0
-    for number, line in enumerate(lines[1:], start=2):
-        if not line:
-            continue
-        cells = line.split("\t")
-        surplus = len(cells) - width
-        if surplus > 0:
-            # a tab inside the text: the columns behind it keep their distance from the end
-            stop = text_at + surplus + 1
-            cells[text_at:stop] = [" ".join(cells[text_at:stop])]
-        elif surplus < 0 and len(cells) < width - 1:
-            raise UserError(f"{path} line {number} has {len(cells)} columns, the header {width}; mend or remove it")
-        item = cells[id_at]
-        if item in texts:
-            n_twice += 1
-            continue
-        texts[item] = cells[text_at].strip() if text_at < len(cells) else ""
-    if n_twice:
-        warn(f"{path} names {n_twice} items more than once; the first text of each is used")
-    return texts
-
-
-def _read_index(path: Path) -> list[str]:
+def read_index(path: Path) -> list[str]:
     """Raw ids by index, from `NAME.item2index`."""
     ids: dict[int, str] = {}
-    lines = [line for line in _read_lines(path) if line]
+    lines = [line for line in read_lines(path) if line]
     for number, line in enumerate(lines, start=1):
         item, tab, index = line.rpartition("\t")
         if not tab or not index.strip().isdecimal():
@@ -87,22 +32,33 @@ def _read_index(path: Path) -> list[str]:
     return [ids[i] for i in range(len(ids))]
 
 
-def _item_table(folder: Path, name: str) -> tuple[Path, dict[str, str]]:
+def item_file(folder: Path, name: str, fields: Fields) -> Path:
+    """`NAME.text` or `NAME.item`: the one that has the columns that are asked for.
+
+    Raises
+    ------
+    UserError
+        If neither is there.
+    """
     candidates = [folder / f"{name}.text", folder / f"{name}.item"]
-    source = next((path for path in candidates if path.is_file()), None)
-    if source is None:
+    there = [path for path in candidates if path.is_file()]
+    if not there:
         raise UserError(f"no item texts: neither {candidates[0]} nor {candidates[1]} exists; check folder and --name")
-    return source, _read_item_table(source)
+    # NAME.text holds one column of text; columns that are asked for may stand in NAME.item
+    wanted = {fields.item_id, *(fields.text_cols or ())}
+    if len(there) == 1 or wanted == {Fields().item_id}:
+        return there[0]
+    return next((path for path in there if wanted <= set(header_names(path, fields))), there[-1])
 
 
-def read_ids(folder: str | os.PathLike[str], name: str) -> list[str]:
+def read_ids(folder: str | os.PathLike[str], name: str, fields: Fields | None = None) -> list[str]:
     """Raw item ids of a dataset by item index, in the order that `read_texts` explains."""
-    folder = Path(folder)
+    folder, fields = Path(folder), fields or Fields()
     index = folder / f"{name}.item2index"
-    return _read_index(index) if index.is_file() else list(_item_table(folder, name)[1])
+    return read_index(index) if index.is_file() else read_item_ids(item_file(folder, name, fields), fields)
 
 
-def read_texts(folder: str | os.PathLike[str], name: str) -> tuple[list[str], list[str]]:
+def read_texts(folder: str | os.PathLike[str], name: str, fields: Fields | None = None) -> tuple[list[str], list[str]]:
     """Raw item ids and texts of a dataset, by item index.
 
     The order is that of `NAME.item2index`, or where there is none the order of the items in `NAME.text` (else
@@ -112,6 +68,8 @@ def read_texts(folder: str | os.PathLike[str], name: str) -> tuple[list[str], li
     ----------
     folder, name
         The dataset's folder and the prefix of its files.
+    fields
+        Names and separators, and the columns that make the text; None for the defaults.
 
     Returns
     -------
@@ -124,20 +82,53 @@ def read_texts(folder: str | os.PathLike[str], name: str) -> tuple[list[str], li
         If there is neither `NAME.text` nor `NAME.item`, a column is missing, an indexed item has no line in it, or
         `NAME.item2index` does not number the items 0, 1, 2, ...
     """
+    found = read_items(folder, name, fields)
+    return found.ids, found.texts
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What `read_items` finds.
+
+    Attributes
+    ----------
+    ids, texts
+        [n_items] by item index, as `read_texts` gives them.
+    columns
+        The columns that made the texts.
+    chosen
+        One line for the user where the columns were chosen, not named; else empty.
+    """
+
+    ids: list[str]
+    texts: list[str]
+    columns: tuple[str, ...]
+    chosen: str
+
+
+def read_items(folder: str | os.PathLike[str], name: str, fields: Fields | None = None) -> Texts:
+    """`read_texts`, and which columns made the texts."""
     folder = Path(folder)
-    source, table = _item_table(folder, name)
+    fields = fields or Fields()
+    table = read_item_table(item_file(folder, name, fields), fields)
     index = folder / f"{name}.item2index"
-    ids = _read_index(index) if index.is_file() else list(table)
+    ids = read_index(index) if index.is_file() else list(table.texts)
     if not ids:
-        raise UserError(f"{source} holds no items")
-    missing = [item for item in ids if item not in table]
+        raise UserError(f"{table.source} holds no items")
+    missing = [item for item in ids if item not in table.texts]
     if missing:
-        raise UserError(f"{len(missing)} items of {index} have no line in {source}, first {missing[0]!r}")
-    texts = [table[item] or EMPTY for item in ids]
-    n_empty = sum(not table[item] for item in ids)
+        raise UserError(f"{len(missing)} items of {index} have no line in {table.source}, first {missing[0]!r}")
+    texts = [table.texts[item] or EMPTY for item in ids]
+    n_empty = sum(not table.texts[item] for item in ids)
     if n_empty:
-        warn(f"{n_empty} of {len(ids)} items have no text in {source}; they are encoded as {EMPTY!r}")
-    return ids, texts
+        warn(f"{n_empty} of {len(ids)} items have no text in {table.source}; they are encoded as {EMPTY!r}")
+    chosen = ""
+    if table.chosen:
+        chosen = (
+            f"the text of an item is {', '.join(table.columns)} of {table.source.name} (it has no column text; "
+            "--text_cols, or text_cols in a property file, names others)"
+        )
+    return Texts(ids, texts, table.columns, chosen)
 
 
 def drop_words(texts: Sequence[str], probability: float, seed: int) -> list[str]:
