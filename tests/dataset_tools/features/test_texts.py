@@ -38,7 +38,7 @@ HEADER = "item_id:token\ttext:token_seq\n"
         ({}, ["neither", "toy.text", "toy.item"]),
         ({"toy.text": ""}, ["toy.text is empty"]),
         ({"toy.text": HEADER}, ["holds no items"]),
-        ({"toy.item": "item_id:token\tmovie_title:token_seq\na\tb\n"}, ["no column text", "movie_title:token_seq"]),
+        ({"toy.item": "item_id:token\tyear:token\na\t1\n"}, ["no column text", "year"]),
         ({"toy.item": "item_id:token\ttext:token_seq\tprice:float\na\n"}, ["line 2 has 1 columns"]),
         ({"toy.text": HEADER + "a\tx\n", "toy.item2index": "a\t0\nb\t1\n"}, ["1 items", "'b'"]),
         ({"toy.text": HEADER + "a\tx\n", "toy.item2index": "a\t1\n"}, ["line 1: index 1"]),
