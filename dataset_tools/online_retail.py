@@ -60,7 +60,7 @@ def build(
     shuffle_ties
         Seed for a random order of a sequence's equal times; None keeps the order of the file.
     encoding
-        Of a csv; None for UTF-8 if all of it is valid UTF-8, else latin-1.
+        Of a csv; None to guess it (UTF-8 if all of it is valid, else Windows-1252).
     bad
         Where unreadable rows go.
 
@@ -74,12 +74,10 @@ def build(
     import polars as pl
 
     from dataset_tools import pipeline
-    from dataset_tools.sources import BadLines, is_utf8, read_table, with_times
+    from dataset_tools.sources import BadLines, read_table, with_times
     from dataset_tools.writer import provenance
 
     bad = bad or BadLines()
-    if encoding is None and ".csv" in source.path.suffixes:
-        encoding = "utf-8" if is_utf8(source) else "latin-1"
     collector = pipeline.Collector()
     texts: dict[int, str] = {}
     rows = dict.fromkeys(("read", "without_description", "cancelled", "non_products", "without_customer"), 0)
@@ -88,7 +86,7 @@ def build(
         names.append("CustomerID")
     types = {name: pl.Float64 if name == "Quantity" else pl.String for name in names}
     required = {"InvoiceNo": "given", "StockCode": "given", "Quantity": "a number", "InvoiceDate": "a time"}
-    for table in read_table(source, types, bad, required=required, encoding=encoding or "utf-8"):
+    for table in read_table(source, types, bad, required=required, encoding=encoding):
         rows["read"] += len(table[1])
         _, frame = with_times(table, "InvoiceDate", source, bad)
         kept = [("without_description", pl.col("Description").fill_null("") != "")]
@@ -147,7 +145,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     source = parser.add_argument_group("input")
     source.add_argument("--raw", type=Path, required=True, metavar="FILE", help="the csv, xlsx or parquet file")
-    source.add_argument("--encoding", help="of a csv (default: UTF-8 if it is valid UTF-8, else latin-1)")
+    source.add_argument(
+        "--encoding", help="of a csv (default: guessed: UTF-8 if all of it is valid UTF-8, else Windows-1252)"
+    )
     source.add_argument(
         "--sequence", choices=("invoice", "customer"), default="invoice", help="what a user is (default: %(default)s)"
     )
