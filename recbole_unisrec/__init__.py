@@ -10,9 +10,9 @@ from recbole_unisrec import compat
 
 compat.apply()
 
-from recbole_unisrec import registry  # noqa: E402 - RecBole imports only after the gaps are closed
+from recbole_unisrec import plugin  # noqa: E402 - RecBole imports only after the gaps are closed
 
-registry.register()
+plugin.register()
 
 from recbole_unisrec.errors import UserError  # noqa: E402
 from recbole_unisrec.model.unisrec import UniSRec  # noqa: E402

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 
 from dataset_tools.common import UserError, run_cli
+from recbole_unisrec import setting_page
 
 COMMANDS: dict[str, str] = {"train": "train and evaluate models (the same as run_unisrec.py)"}
 
@@ -30,8 +31,8 @@ def train_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="run_unisrec.py",
         description="Train and evaluate UniSRec, SASRec and RecBole's other sequential models on one dataset.",
-        epilog="Any RecBole setting can be given as --name=value, for example --learning_rate=0.0003 --topk=[10,20]. "
-        "Defaults stand in props/UniSRec.yaml, packed.yaml and finetune.yaml. "
+        epilog="Any setting can be given as --name=value, for example --learning_rate=0.0003 --topk=[10,20]. "
+        "--help-settings lists them all with range, default and meaning (the same as docs/settings.md). "
         "--leaderboard compares models over seeds: see --leaderboard --help.",
     )
     parser.add_argument("--model", nargs="+", default=["UniSRec"], help="one or more models (default: UniSRec)")
@@ -55,6 +56,7 @@ def train_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--resume", action="store_true", help="with --train_stage pretrain: go on after an interruption"
     )
+    parser.add_argument("--help-settings", action="store_true", help="list every setting (of --model) and exit")
     parser.add_argument("--verbose", action="store_true", help="show RecBole's log on the console")
     parser.add_argument("--debug", action="store_true", help="show a traceback on errors")
     return parser
@@ -72,6 +74,9 @@ def train_command(arguments: list[str]) -> int:
     options, unknown = parser.parse_known_args(rest)
     if unknown:
         raise UserError(f"unknown option {unknown[0]!r}; settings are written --name=value, see --help")
+    if options.help_settings:
+        print(setting_page.plain_text(options.model if "--model" in rest else None))
+        return 0
     from recbole_unisrec import quick_start
     from recbole_unisrec.settings import build_config, known_settings, parse_value
 
@@ -79,8 +84,6 @@ def train_command(arguments: list[str]) -> int:
     for name in ("seed", "epochs", "pretrained", "freeze", "recipe"):
         if getattr(options, name) is not None:
             overrides[name] = getattr(options, name)
-    if overrides.get("epochs", 0) < 0:
-        raise UserError(f"epochs must be 0 or more, not {overrides['epochs']}")
     if options.train_stage == ["pretrain"]:
         return pretrain_command(options, overrides)
     if options.resume or "pretrain" in (options.train_stage or []):

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import logging
-import platform
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
-from recbole.utils import get_trainer, init_logger, init_seed
+from recbole.utils import get_trainer, init_seed
 from torch.nn import Module
 
 from dataset_tools.common import write_text
-from recbole_unisrec.data.dataset import SequenceDataset, TextDataset
+from recbole_unisrec.data.dataset import SequenceDataset
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.evaluation import LENGTH, POPULARITY, TestUsers, group_metrics, user_ranks, write_ranks
 from recbole_unisrec.memory import keep_freed_memory
@@ -28,11 +25,10 @@ from recbole_unisrec.metrics import RANK_METRICS
 from recbole_unisrec.model.attribute_baselines import S3RecTextTrainer
 from recbole_unisrec.model.base import TableRecommender
 from recbole_unisrec.model.trim import trim_padding
+from recbole_unisrec.record import plain, say, start_logging, versions
 from recbole_unisrec.registry import MODELS, SEQUENCES_ONLY
 from recbole_unisrec.settings import build_config, model_class, reads_our_dataset
 from recbole_unisrec.trainer import check_writable
-
-PACKAGES = ("recbole_unisrec", "recbole", "torch", "transformers", "numpy", "pandas", "scipy", "ray")
 
 
 @dataclass
@@ -76,17 +72,6 @@ class Result:
         return f"{self.model} {short[self.train_stage]}" if self.train_stage in short else self.model
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that results depend on."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 def prepare(config: Config, encoder: str | None, pooling: str, progress: bool = True) -> None:
     """Make what is missing: the embedded ml-100k if that is asked for, and text features if `encoder` is given.
 
@@ -101,7 +86,7 @@ def prepare(config: Config, encoder: str | None, pooling: str, progress: bool = 
         from dataset_tools.movielens import prepare_ml100k
 
         prepare_ml100k(folder.parent)
-    needs_text = config["model"] in MODELS and issubclass(MODELS[config["model"]].dataset, TextDataset)
+    needs_text = config["model"] in MODELS and MODELS[config["model"]].reads_text
     if not needs_text or ((folder / f"{name}.{config['plm_suffix']}").is_file() and encoder is None):
         return
     if encoder is None and not embedded:
@@ -241,40 +226,6 @@ def groups_of(users: TestUsers, tokens: Any, ranks: Any, config: Config) -> dict
         kind: group_metrics(ranks, values[rows], bounds, metrics, config["topk"])
         for kind, (values, bounds) in kinds.items()
     }
-
-
-def start_logging(config: Config, verbose: bool) -> None:
-    """RecBole's logger, with the console kept for our own lines unless `verbose`."""
-    root = logging.getLogger()
-    for handler in root.handlers[:]:
-        root.removeHandler(handler)
-        handler.close()
-    try:
-        init_logger(config)
-    except OSError as error:
-        raise UserError(
-            f"cannot write the log in ./log: {error.strerror}; run from a folder you may write to"
-        ) from error
-    for handler in root.handlers:
-        if type(handler) is logging.StreamHandler and not verbose:
-            handler.setLevel(logging.ERROR)
-    logging.getLogger().info(config)
-
-
-def say(line: str) -> None:
-    """Print at once, also into a pipe."""
-    print(line, flush=True)
-
-
-def plain(value: Any) -> Any:
-    """The same value in types that JSON knows."""
-    if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [plain(v) for v in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return str(value)
 
 
 def table(results: list[Result]) -> str:

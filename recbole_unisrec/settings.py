@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,10 @@ from dataset_tools.features import read_texts
 from recbole_unisrec.data.atomic import find_layout
 from recbole_unisrec.data.dataset import LEAVE_ONE_OUT
 from recbole_unisrec.errors import UserError
+from recbole_unisrec.record import say
 from recbole_unisrec.registry import MODELS, PACKED, SEQUENCES_ONLY, props_folder
+from recbole_unisrec.setting_names import in_words, owners, recbole_properties, translated
+from recbole_unisrec.setting_table import check, check_together, defaults_of, find, in_file
 
 # settings that RecBole reads but lists in no property file
 UNLISTED = {"train_neg_sample_args", "benchmark_filename", "alias_of_item_id", "load_col", "unload_col", "encoding",
@@ -87,15 +90,18 @@ def model_class(name: str) -> type:
 
 def known_models() -> list[str]:
     """Names of all models: the project's and RecBole's."""
-    spec = importlib.util.find_spec("recbole")
-    assert spec is not None
-    assert spec.origin is not None
-    files = (Path(spec.origin).parent / "properties" / "model").glob("*.yaml")
+    files = (recbole_properties() / "model").glob("*.yaml")
     return [*MODELS, *sorted(file.stem for file in files)]
 
 
-def build_config(model: str, dataset: str, files: list[str], overrides: dict[str, Any]) -> Config:
-    """Build RecBole's ``Config`` for one run.
+def build_config(
+    model: str,
+    dataset: str,
+    files: list[str],
+    overrides: dict[str, Any],
+    tell: Callable[[str], None] = say,
+) -> Config:
+    """Build RecBole's ``Config`` for one run; every value is checked against `setting_table`.
 
     The order, later wins: RecBole's defaults, the project's property files for the model (``props/``) and for the
     dataset, `files`, `overrides`.
@@ -105,39 +111,35 @@ def build_config(model: str, dataset: str, files: list[str], overrides: dict[str
     model, dataset
         Names as RecBole knows them.
     files
-        Property files of the user.
+        Property files of the user. One file may serve several models: what belongs to another is left out and said.
     overrides
         Settings of the command line.
+    tell
+        Is told what was left out, or read in another way.
 
     Raises
     ------
     UserError
-        If the model, a setting, or the type of a setting is unknown.
+        If the model or a setting is unknown, or a value is not of the setting's kind.
     """
     settings = _own_properties(model, dataset)
     base = _quiet_config(model, dataset, settings)
     known = _known(base)
     given: dict[str, Any] = {}
-    for file in files:
-        given.update(read_properties(file))
-    given.update(overrides)
+    source: dict[str, str] = {}
+    for where, values in [*((str(file), read_properties(file)) for file in files), ("", overrides)]:
+        given.update(values)
+        source.update(dict.fromkeys(values, where))
     added = recipe(given.pop("recipe", None))
     usable = {name: value for name, value in added.items() if name in known}
     if added and not usable:
         raise UserError(f"{model} can use nothing of the recipe ({', '.join(added)}); it goes with {', '.join(PACKED)}")
-    given = {**usable, **given}
+    given = {**usable, **_known_alone(model, given, source, known, tell)}
     for name, value in given.items():
-        if name not in known:
-            close = difflib.get_close_matches(name, sorted(known), n=1)
-            hint = f"did you mean {close[0]}?" if close else "see props/ for the settings"
-            if name in read_properties(props_folder() / "packed.yaml"):
-                raise UserError(f"{model} has no {name}; it goes with {', '.join(PACKED)}")
-            raise UserError(f"unknown setting {name!r}; {hint}")
-        default = base.final_config_dict.get(name)
-        if isinstance(default, int | float) and not isinstance(default, bool) and isinstance(value, str):
-            raise UserError(f"{name} must be a number, not {value!r}")
-        if isinstance(default, bool) and not isinstance(value, bool):
-            raise UserError(f"{name} must be True or False, not {value!r}")
+        where = source.get(name, "")
+        check(name, value, model, where)
+        if find(name, model) is None:  # of another model of RecBole's: all that is known of it is its default
+            _check_like(name, value, base.final_config_dict.get(name), where)
     settings.update(given)
     if model not in MODELS:
         for name in ("cold_items", "train_users"):
@@ -151,7 +153,52 @@ def build_config(model: str, dataset: str, files: list[str], overrides: dict[str
             if "selected_features" in known and find_layout(folder, dataset) == "split":
                 write_attributes(folder, dataset)
             settings.update(_layout_settings(folder, dataset, settings))
+        check_together({**base.final_config_dict, **settings})
     return _quiet_config(model, dataset, settings)
+
+
+def _known_alone(
+    model: str, given: dict[str, Any], source: dict[str, str], known: set[str], tell: Callable[[str], None]
+) -> dict[str, Any]:
+    """`given` without the names that the model does not know, and with today's for those of RecBole 0.x.
+
+    Raises
+    ------
+    UserError
+        If nobody knows a name, or one of the command line belongs to another model.
+    """
+    found = {name: value for name, value in given.items() if name in known}
+    left_out: dict[str, list[str]] = {}
+    for name, value in given.items():
+        if name in known:
+            continue
+        where, old, others = source[name], translated(name, value), owners(name)
+        if old is not None:
+            today, settings = old
+            if settings is None:
+                raise UserError(f"{name} is a name of RecBole 0.x{in_file(where)}; today it is {today}, so write that")
+            tell(f"{name} is a name of RecBole 0.x{in_file(where)}; today it is {today}, and it is read as such")
+            found = {**settings, **found}
+            source.update({name: where for name in settings if name not in given})
+        elif others and where:
+            left_out.setdefault(where, []).append(f"{name} (of {in_words(others)})")
+        elif others:
+            raise UserError(f"{model} has no {name}; it goes with {in_words(others)}")
+        else:
+            close = difflib.get_close_matches(name, sorted(known), n=1)
+            hint = f"did you mean {close[0]}?" if close else "`run_unisrec.py --help-settings` lists all"
+            raise UserError(f"unknown setting {name!r}{in_file(where)}; {hint}")
+    for where, names in left_out.items():
+        tell(f"{where}: left out for {model}, as other models have them: {', '.join(names)}")
+    return found
+
+
+def _check_like(name: str, value: Any, default: Any, where: str) -> None:
+    """Raise `UserError` if a value is of another type than the default."""
+    if isinstance(default, int | float) and not isinstance(default, bool) and isinstance(value, str):
+        raise UserError(f"{name} must be a number, not {value!r}{in_file(where)}")
+    if isinstance(default, bool) and not isinstance(value, bool):
+        raise UserError(f"{name} must be True or False, not {value!r}{in_file(where)}")
 
 
 def reads_our_dataset(model: str, eval_args: Any) -> bool:
@@ -176,7 +223,7 @@ def _known(base: Config) -> set[str]:
 def _own_properties(model: str, dataset: str) -> dict[str, Any]:
     """Settings of the project's property files for RecBole's models (`registry` adds those of ours) and the dataset."""
     cls = model_class(model)
-    settings: dict[str, Any] = {}
+    settings = defaults_of(model)
     if model not in MODELS:
         settings.update(read_properties(props_folder() / "finetune.yaml"))
         own = props_folder() / f"{model}.yaml"

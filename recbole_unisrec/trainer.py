@@ -196,8 +196,6 @@ class WeightAverage:
     """
 
     def __init__(self, model: torch.nn.Module, decay: float) -> None:
-        if not isinstance(decay, float) or not 0 < decay < 1:
-            raise UserError(f"ema_decay must lie between 0 and 1, not {decay!r}; leave it out for no average")
         self.weights: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
         self.mean = [p.detach().clone() for p in self.weights]
         self.decay, self.steps = decay, 0

@@ -6,7 +6,6 @@ import torch
 
 from recbole_unisrec import quick_start
 from recbole_unisrec.data.features import scale_features
-from recbole_unisrec.errors import UserError
 from recbole_unisrec.settings import build_config
 from recbole_unisrec.trainer import WeightAverage
 from tests.conftest import SMALL, write_ring
@@ -36,12 +35,6 @@ def test_weights_come_back_after_an_error() -> None:
     with pytest.raises(RuntimeError), average.applied():
         raise RuntimeError
     torch.testing.assert_close(module.weight.detach(), before + 1.0)
-
-
-@pytest.mark.parametrize("decay", [0.0, 1.0, 2, "much"])
-def test_decay_is_checked(decay: object) -> None:
-    with pytest.raises(UserError, match="between 0 and 1"):
-        WeightAverage(torch.nn.Linear(1, 1), decay)  # type: ignore[arg-type]
 
 
 def test_scaled_features_have_the_promised_moments() -> None:

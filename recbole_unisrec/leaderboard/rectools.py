@@ -19,7 +19,7 @@ import torch
 from recbole.utils import init_seed
 from torch import Tensor
 
-from recbole_unisrec import quick_start
+from recbole_unisrec import quick_start, record
 from recbole_unisrec.data.dataset import TextDataset
 from recbole_unisrec.data.sequences import Pairs
 from recbole_unisrec.errors import UserError
@@ -41,7 +41,7 @@ def check_installed() -> None:
         ) from error
 
 
-def train(config: Any, tell: Callable[[str], None] = quick_start.say) -> quick_start.Result:
+def train(config: Any, tell: Callable[[str], None] = record.say) -> quick_start.Result:
     """Train until early stopping, then evaluate the best epoch.
 
     Parameters
@@ -125,8 +125,8 @@ def train(config: Any, tell: Callable[[str], None] = quick_start.say) -> quick_s
         checkpoint="",
         ranks=str(file),
         n_parameters=sum(p.numel() for p in model.net.parameters()),
-        versions={**quick_start.versions(), "rectools": metadata.version("rectools")},
-        config=quick_start.plain(config.final_config_dict),
+        versions={**record.versions(), "rectools": metadata.version("rectools")},
+        config=record.plain(config.final_config_dict),
     )
 
 

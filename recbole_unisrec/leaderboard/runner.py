@@ -18,7 +18,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from dataset_tools.common import write_text
-from recbole_unisrec import quick_start
+from recbole_unisrec import quick_start, record
 from recbole_unisrec.data.dataset import SequenceDataset
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.evaluation import LENGTH, POPULARITY, TestUsers, group_metrics, read_ranks, write_ranks
@@ -252,7 +252,7 @@ class Leaderboard:
             settings, parts = {}, [row.package or row.model, self.topk, self._data_digest]
             if row.model:
                 config = self._config(row, {}, seed)
-                found = quick_start.plain(config.final_config_dict)
+                found = record.plain(config.final_config_dict)
                 settings = {k: v for k, v in found.items() if k not in ELSEWHERE and v is not None}
                 if settings.get("plm_suffix"):
                     folder = Path(config["data_path"])
@@ -310,7 +310,7 @@ class Leaderboard:
         point: dict[str, Any],
         seed: int,
         wait: bool = True,
-        tell: Callable[[str], None] = quick_start.say,
+        tell: Callable[[str], None] = record.say,
     ) -> tuple[Run | None, bool]:
         """One run, and whether it was there already; None if another process is at it and we do not `wait`."""
         if found := self.find(row, point, seed):
@@ -386,7 +386,7 @@ class Leaderboard:
             curve=[],
             seconds=time.perf_counter() - started,
             n_parameters=0,
-            versions=quick_start.versions(),
+            versions=record.versions(),
         )
 
     def fill(self, watch: Watch) -> Iterator[Standing]:

@@ -14,7 +14,6 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from torch import Tensor, nn
 
 from recbole_unisrec.data.sequences import PackedBatch, Seen, seen_of_padded
-from recbole_unisrec.errors import UserError
 from recbole_unisrec.model.dropout import Dropout
 from recbole_unisrec.model.encoder import Buckets, CausalTransformer
 from recbole_unisrec.model.losses import MAX_BOUNDED_SCALE, softmax_cross_entropy
@@ -42,12 +41,7 @@ class EncoderSettings:
     @classmethod
     def from_config(cls, config: Any) -> EncoderSettings:
         """Read them from a RecBole ``Config``."""
-        settings = cls(**{name: config[name] for name in cls.__dataclass_fields__})
-        if settings.hidden_size % settings.n_heads:
-            raise UserError(
-                f"hidden_size {settings.hidden_size} is not a multiple of n_heads {settings.n_heads}; change one of them"
-            )
-        return settings
+        return cls(**{name: config[name] for name in cls.__dataclass_fields__})
 
 
 class TableRecommender(SequentialRecommender):

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from recbole_unisrec.data.features import scale_features
-from recbole_unisrec.errors import UserError
 from recbole_unisrec.model.adaptor import MoEAdaptor
 from recbole_unisrec.model.base import TableRecommender
 
-TRAIN_STAGES = ("pretrain", "inductive_ft", "transductive_ft")
 FEATURE_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FEATURE_KEY = "plm_embedding.weight"  # in the authors' checkpoints; the features are the dataset's, not the model's
 
@@ -29,24 +27,15 @@ class UniSRec(TableRecommender):
     dataset
         A dataset with ``features`` (see `data.features.FeatureTable`), and ``known_features`` for a
         ``feature_scaling``.
-
-    Raises
-    ------
-    UserError
-        If the train stage is unknown.
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset, cosine=True, temperature=config["temperature"])
         self.train_stage = config["train_stage"]
-        if self.train_stage not in TRAIN_STAGES:
-            raise UserError(f"unknown train_stage {self.train_stage!r}; choose one of {', '.join(TRAIN_STAGES)}")
         features, scaling = dataset.features.weight, config["feature_scaling"] or "none"
         if scaling != "none":  # what is held out must not move the others
             features = scale_features(features, scaling, dataset.known_features)
         precision = config["feature_precision"] or "fp32"
-        if precision not in FEATURE_PRECISIONS:
-            raise UserError(f"unknown feature_precision {precision!r}; choose one of {', '.join(FEATURE_PRECISIONS)}")
         self.register_buffer("features", features.to(FEATURE_PRECISIONS[precision]), persistent=False)
         self.features: Tensor
         self.text_encoder: str = dataset.features.encoder

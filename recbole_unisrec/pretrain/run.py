@@ -21,7 +21,7 @@ from recbole_unisrec.pretrain.dataset import MixtureDataset, PretrainLoader
 from recbole_unisrec.pretrain.model import UniSRecPretrain
 from recbole_unisrec.pretrain.trainer import UniSRecPretrainTrainer
 from recbole_unisrec.pretrain.views import Augmentation
-from recbole_unisrec.quick_start import say, start_logging
+from recbole_unisrec.record import say, start_logging
 
 MODEL = "UniSRecPretrain"
 

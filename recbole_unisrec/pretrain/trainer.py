@@ -23,6 +23,7 @@ from recbole_unisrec.pretrain.distributed import World, barrier, copy_from_first
 from recbole_unisrec.pretrain.gates import GateSpread, gate_spread, plot_gates
 from recbole_unisrec.pretrain.model import UniSRecPretrain
 from recbole_unisrec.pretrain.views import mix_seed
+from recbole_unisrec.record import plain, versions
 from recbole_unisrec.trainer import NAN_CHECK_EVERY, PackedTrainer
 
 TASKS = ("seq_item", "seq_seq")
@@ -75,8 +76,6 @@ class UniSRecPretrainTrainer(PackedTrainer):
     # --- checkpoints
 
     def _meta(self, epoch: int) -> dict[str, Any]:
-        from recbole_unisrec.quick_start import plain, versions
-
         return {
             "model": "UniSRec",
             "dataset": self.config["dataset"],

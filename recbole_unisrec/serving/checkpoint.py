@@ -17,7 +17,8 @@ from recbole_unisrec.data.features import read_meta, scaling
 from recbole_unisrec.data.sequences import Pairs
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.model.base import TableRecommender
-from recbole_unisrec.quick_start import versions
+from recbole_unisrec.record import versions
+from recbole_unisrec.registry import MODELS
 from recbole_unisrec.serving.catalogue import item_frame
 from recbole_unisrec.serving.folder import Meta, Parts
 from recbole_unisrec.serving.network import Network, NetworkSettings
@@ -54,8 +55,6 @@ def read_checkpoint(path: Path, data_path: str | Path | None = None) -> Parts:
         If it is no checkpoint of such a model, or the dataset is missing or another.
     """
     from recbole.data import create_dataset
-
-    from recbole_unisrec.registry import MODELS
 
     saved = safe_torch_load(path, map_location="cpu")
     try:

@@ -1,0 +1,85 @@
+"""Hands the entries of `registry` to RecBole, which looks everything up by name.
+
+RecBole 1.2.1 finds a model as ``recbole.model.sequential_recommender.<lower-case name>``, its trainer as
+``recbole.trainer.<Name>Trainer``, its dataset as ``recbole.data.dataset.<Name>Dataset``; its dataloaders stand in a
+table local to ``get_dataloader``, and default property files are read from RecBole's own folder only.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.machinery
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+from recbole_unisrec.registry import MIXTURE_LOADER, MODELS, Entry, props_folder, resolve
+from recbole_unisrec.setting_table import check_all, defaults_of
+
+
+def _register_names(name: str, entry: Entry) -> None:
+    path = f"recbole.model.sequential_recommender.{name.lower()}"
+    module = types.ModuleType(path, f"{name}, provided by recbole_unisrec")
+    module.__spec__ = importlib.machinery.ModuleSpec(path, loader=None)
+    setattr(module, name, entry.model)
+    sys.modules[path] = module
+    package = importlib.import_module("recbole.model.sequential_recommender")
+    setattr(package, name.lower(), module)
+    setattr(package, name, entry.model)
+    setattr(importlib.import_module("recbole.trainer"), f"{name}Trainer", entry.trainer)
+    setattr(importlib.import_module("recbole.data.dataset"), f"{name}Dataset", entry.dataset)
+
+
+def _register_dataloader() -> None:
+    utils = importlib.import_module("recbole.data.utils")
+    original = utils.get_dataloader
+
+    @functools.wraps(original)
+    def get_dataloader(config: Any, phase: str) -> Any:
+        loader = MODELS[config["model"]].loader_path if config["model"] in MODELS else ""
+        if loader and (loader == MIXTURE_LOADER or (phase == "train" and config["train_mode"] != "prefix")):
+            return resolve(loader)
+        return original(config, phase)
+
+    for module in (utils, importlib.import_module("recbole.data")):
+        module.get_dataloader = get_dataloader  # type: ignore[attr-defined]
+
+
+def _register_properties() -> None:
+    configurator = importlib.import_module("recbole.config.configurator")
+    original = configurator.Config._load_internal_config_dict
+    set_defaults = configurator.Config._set_default_parameters
+
+    @functools.wraps(original)
+    def load_internal(self: Any, model: str, model_class: type, dataset: str) -> None:
+        original(self, model, model_class, dataset)
+        if model in MODELS:
+            self.internal_config_dict.update(defaults_of(model))
+            for file in MODELS[model].props:
+                self._update_internal_config_dict(str(props_folder() / file))
+
+    @functools.wraps(set_defaults)
+    def set_default_parameters(self: Any) -> None:
+        if self.model in MODELS:
+            check_all(self.model, self.final_config_dict)
+        data_path = self.final_config_dict["data_path"]
+        set_defaults(self)
+        # for ml-100k RecBole always answers with its own folder, which has no texts and cannot be written to
+        prepared = Path(data_path) / self.dataset
+        if self.dataset == "ml-100k" and (self.model in MODELS or (prepared / "ml-100k.inter").is_file()):
+            self.final_config_dict["data_path"] = str(prepared)
+
+    configurator.Config._load_internal_config_dict = load_internal
+    configurator.Config._set_default_parameters = set_default_parameters
+
+
+def register() -> None:
+    """Make RecBole find the project's models, datasets, trainers, dataloaders and property files; idempotent."""
+    if "recbole.model.sequential_recommender.unisrec" in sys.modules:
+        return
+    for name, entry in MODELS.items():
+        _register_names(name, entry)
+    _register_dataloader()
+    _register_properties()
