@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from recbole_unisrec.registry import MODELS, props_folder
+from recbole_unisrec.registry import MODELS, PACKED, props_folder
 from recbole_unisrec.setting_names import in_words, recbole_properties
-from recbole_unisrec.setting_table import IN_PROPS, PACKED, RECBOLES, TABLE, TEXTS, Setting, defaults_of
+from recbole_unisrec.setting_table import IN_PROPS, RECBOLES, TABLE, TEXTS, Setting, defaults_of
 
 HEAD = """\
 # Settings

@@ -317,8 +317,9 @@ def check_valid_metric(settings: Mapping[str, Any]) -> None:
     metrics, topk, wanted = (settings.get(name) for name in ("metrics", "topk", "valid_metric"))
     if metrics is None or topk is None or wanted is None:
         return
-    metrics, topk = ([one] if isinstance(one, str | int) else list(one) for one in (metrics, topk))
-    found = [m if m.lower() in AT_NO_K else f"{m}@{k}" for m in metrics for k in topk]
+    names = [metrics] if isinstance(metrics, str) else list(metrics)
+    cuts = [topk] if isinstance(topk, int) else list(topk)
+    found = [name if name.lower() in AT_NO_K else f"{name}@{k}" for name in names for k in cuts]
     if str(wanted).lower() not in [name.lower() for name in found]:
         raise UserError(
             f"valid_metric {wanted} is not among what metrics and topk measure ({', '.join(dict.fromkeys(found))}); "
