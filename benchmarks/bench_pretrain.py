@@ -174,7 +174,7 @@ def full(options: argparse.Namespace) -> dict[str, float]:
     import recbole_unisrec  # noqa: F401
     from recbole_unisrec.memory import keep_freed_memory
     from recbole_unisrec.pretrain.dataset import MixtureDataset
-    from recbole_unisrec.pretrain.distributed import World
+    from recbole_unisrec.distributed import World
     from recbole_unisrec.pretrain.model import UniSRecPretrain
     from recbole_unisrec.pretrain.run import MODEL, make_loader, on_device
     from recbole_unisrec.settings import build_config

@@ -23,6 +23,7 @@ from recbole_unisrec.errors import UserError
 from recbole_unisrec.metrics import RANK_METRICS, rank_metrics
 from recbole_unisrec.model.base import TableRecommender
 from recbole_unisrec.model.losses import target_ranks
+from recbole_unisrec.optim import RowAdam, clip_gradients
 from recbole_unisrec.transfer import transfer_from_config
 
 EVAL_ROWS = 4096  # histories encoded at a time
@@ -65,6 +66,8 @@ class PackedTrainer(Trainer):
             params = [torch.nn.Parameter(torch.zeros(0))]
         if self.learner.lower() in ("adam", "adamw") and "learner" not in kwargs:
             kind = torch.optim.Adam if self.learner.lower() == "adam" else torch.optim.AdamW
+            if getattr(self.model, "item_rows", False):
+                kind = RowAdam
             # fused: one pass over all weights; the same arithmetic
             return kind(params, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
         return super()._build_optimizer(params=params, **kwargs)
@@ -94,7 +97,7 @@ class PackedTrainer(Trainer):
                 loss = loss_func(batch)
             loss.backward()
             if self.clip_grad_norm:
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+                clip_gradients(self.model.parameters(), **self.clip_grad_norm)
             self.optimizer.step()
             if self.average is not None:
                 self.average.update()

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from recbole_unisrec.data.sequences import PackedBatch, PackedLoader
+import torch
+from torch import Tensor
+
+from recbole_unisrec import distributed
+from recbole_unisrec.data.negatives import NegativeSampler, SampledSettings, localise, target_counts
+from recbole_unisrec.data.sequences import PackedBatch, PackedLoader, pack
 from recbole_unisrec.errors import UserError
 
 
 class PackedTrainLoader(PackedLoader):
-    """`PackedLoader` with the attributes that RecBole's ``Trainer`` reads from a training loader."""
+    """`PackedLoader` with the attributes that RecBole's ``Trainer`` reads, with negatives and with shares.
+
+    Of several processes each gets its part of the segments of a batch, and so of the users; the batches together are
+    those of one process, and so are the negatives.
+    """
 
     def __init__(self, config: Any, dataset: Any, shuffle: bool) -> None:
         super().__init__(
@@ -17,12 +26,40 @@ class PackedTrainLoader(PackedLoader):
             with_seen=bool(config["history_bias"]),
         )  # fmt: skip
         self.config, self.dataset, self._dataset = config, dataset, dataset
+        self.world = distributed.current()
+        settings = SampledSettings.from_config(config)
+        self.sampler: NegativeSampler | None = None
+        if settings is not None:
+            cold = getattr(dataset, "cold", None)
+            self.sampler = NegativeSampler(settings, target_counts(self.segments, dataset.item_num), cold)
+
+    def batch(self, index: Tensor, epoch: int, number: int) -> PackedBatch:
+        """This process's part of the `number`-th batch of an epoch, with its negatives."""
+        mine = index[self.world.rank :: self.world.size]
+        if not len(mine):  # fewer segments than processes: one counts for nothing, as all must take part
+            mine = index[:1]
+            share = 0.0
+        else:
+            share = float(self.segments.n_pairs[mine].sum() / self.segments.n_pairs[index].sum())
+        batch = pack(self.segments, mine, self.lengths)
+        batch.share = share
+        if self.sampler is not None:
+            seed = (self.seed * 1_000_003 + epoch) * 1_000_003 + number
+            generator = torch.Generator().manual_seed(seed % 2**63)
+            whole = batch if self.world.size == 1 else pack(self.segments, index, self.lengths)
+            batch = localise(batch, self.sampler.draw(whole.target, generator))
+        if self.with_seen:
+            batch.seen = batch.histories()
+        return batch
 
 
 def train_loader(config: Any, dataset: Any, sampler: Any, shuffle: bool = True) -> PackedTrainLoader:
     """What RecBole's ``get_dataloader`` hands out for training; `sampler` (negatives) must be None."""
     if sampler is not None:
-        raise UserError(f"{config['model']} trains on all items, not on negatives; set train_neg_sample_args: ~")
+        raise UserError(
+            f"{config['model']} does not train on RecBole's negatives; set train_neg_sample_args: ~ (and loss: sampled "
+            "for negatives of its own)"
+        )
     if config["save_dataloaders"]:
         raise UserError(f"{config['model']} does not save dataloaders (they build in seconds); drop save_dataloaders")
     return PackedTrainLoader(config, dataset, shuffle)

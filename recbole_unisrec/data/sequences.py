@@ -8,10 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from recbole_unisrec.data.negatives import Drawn
 
 
 @dataclass(frozen=True)
@@ -292,6 +296,11 @@ class PackedBatch:
         int64 [P] item ids to predict.
     seen
         What the histories hold, for models that ask for it.
+    rows, drawn
+        For a loss over a sample: int64 [U] items that take part, to whose rows `item`, `target` and `seen` then point,
+        and the negatives (see `data.negatives`).
+    share
+        Share of this process in the pairs of the batch, where several train together.
     """
 
     item: Tensor
@@ -300,14 +309,20 @@ class PackedBatch:
     output: Tensor
     target: Tensor
     seen: Seen | None = None
+    rows: Tensor | None = None
+    drawn: Drawn | None = None
+    share: float = 1.0
 
     def __len__(self) -> int:
         return len(self.target)
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """Copy to a device."""
-        move = {name: getattr(self, name).to(device, non_blocking=True) for name in TENSORS}
-        return PackedBatch(buckets=self.buckets, **move, seen=None if self.seen is None else self.seen.to(device))
+        move: dict[str, Any] = {name: getattr(self, name).to(device, non_blocking=True) for name in TENSORS}
+        for name in ("seen", "rows", "drawn"):
+            value = getattr(self, name)
+            move[name] = None if value is None else value.to(device)
+        return replace(self, **move)
 
     def histories(self) -> Seen:
         """What each prediction has seen of its segment, up to the last input."""
@@ -394,7 +409,7 @@ class PackedLoader:
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[PackedBatch]:
-        order = torch.arange(len(self.segments))
+        epoch, order = self.epoch, torch.arange(len(self.segments))
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
             order = torch.randperm(len(self.segments), generator=generator)
@@ -402,9 +417,13 @@ class PackedLoader:
         cuts = torch.arange(1, self._n_batches) * (self.n_pairs / self._n_batches)
         bounds = [0, *torch.searchsorted(seen, cuts.long()).tolist(), len(order)]
         self.epoch += 1
-        for first, last in pairwise(bounds):
+        for number, (first, last) in enumerate(pairwise(bounds)):
             if last > first:
-                batch = pack(self.segments, order[first:last], self.lengths)
-                if self.with_seen:
-                    batch.seen = batch.histories()
-                yield batch
+                yield self.batch(order[first:last], epoch, number)
+
+    def batch(self, index: Tensor, epoch: int, number: int) -> PackedBatch:
+        """The batch of these segments, int64 [k], the `number`-th of an epoch."""
+        batch = pack(self.segments, index, self.lengths)
+        if self.with_seen:
+            batch.seen = batch.histories()
+        return batch

@@ -13,10 +13,13 @@ from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
 from torch import Tensor, nn
 
+from recbole_unisrec.data.negatives import Drawn, SampledSettings
 from recbole_unisrec.data.sequences import PackedBatch, Seen, seen_of_padded
 from recbole_unisrec.model.dropout import Dropout
 from recbole_unisrec.model.encoder import Buckets, CausalTransformer
 from recbole_unisrec.model.losses import MAX_BOUNDED_SCALE, softmax_cross_entropy
+from recbole_unisrec.model.sampled_losses import gbce_beta, sampled_loss
+from recbole_unisrec.optim import learns_by_rows
 
 # of `TableRecommender.history_bias`, in logits: how far it may go, and how far a weight of one is (Adam moves a weight by
 # about the learning rate a step, and several logits are wanted within some hundred steps)
@@ -69,6 +72,12 @@ class TableRecommender(SequentialRecommender):
         cold = getattr(dataset, "cold", None)
         self.register_buffer("candidates", None if cold is None else (~cold).nonzero().squeeze(1), persistent=False)
         self.candidates: Tensor | None  # int64 [n], items that training knows of, ascending; None is all of them
+        sampled = SampledSettings.from_config(config)
+        n_known = self.n_items - 1 if cold is None else int((~cold).sum()) - 1
+        self.beta = (
+            gbce_beta(sampled.n_negatives, n_known, sampled.gbce_t) if sampled and sampled.loss == "gbce" else None
+        )
+        self.item_rows = learns_by_rows(config, self.n_items)  # whether ID embeddings have sparse gradients
         self.position_embedding = nn.Embedding(self.max_seq_length, s.hidden_size)
         self.trm_encoder = CausalTransformer(
             s.n_layers, s.n_heads, s.hidden_size, s.inner_size, s.hidden_dropout_prob, s.attn_dropout_prob,
@@ -164,8 +173,11 @@ class TableRecommender(SequentialRecommender):
     def calculate_loss(self, interaction: PackedBatch | Interaction) -> Tensor:
         """Cross-entropy over all items (paper Eq. 11 and 12) but those held out by ``cold_items``, scalar.
 
-        A `PackedBatch` is trained in one pass over its segments; RecBole's ``Interaction`` row by row.
+        A `PackedBatch` is trained in one pass over its segments; RecBole's ``Interaction`` row by row. With ``loss:
+        sampled`` or ``gbce`` batches bring negatives, and these stand for the others.
         """
+        if isinstance(interaction, PackedBatch) and interaction.drawn is not None:
+            return self.sampled_loss(interaction, interaction.drawn)
         table = self.item_table()  # (N, d); the padding item takes part, as in the authors' code
         if isinstance(interaction, PackedBatch):
             output, target = self.packed_outputs(interaction, table), interaction.target
@@ -182,6 +194,20 @@ class TableRecommender(SequentialRecommender):
             table, target = table[self.candidates], torch.searchsorted(self.candidates, target)
             seen = replace(seen, item=torch.searchsorted(self.candidates, seen.item)) if seen else None
         return softmax_cross_entropy(output, self.scaled(table), target, scale, dtype, bounded, seen, bias)
+
+    def sampled_loss(self, batch: PackedBatch, drawn: Drawn) -> Tensor:
+        """Loss of a batch against the negatives drawn for it, from the vectors of its own items alone, scalar."""
+        assert batch.rows is not None
+        table = self.item_table(batch.rows)  # (U, d)
+        output = self.packed_outputs(batch, table)
+        seen = self.histories(batch)
+        autocast = torch.is_autocast_enabled(output.device.type)
+        dtype = torch.get_autocast_dtype(output.device.type) if autocast else output.dtype
+        bias = self.seen_bias(seen) if seen else None
+        return sampled_loss(
+            output, self.scaled(table), batch.target, drawn.item, drawn.log_weight, 1 / self.temperature, self.beta,
+            dtype, seen, bias,
+        )  # fmt: skip
 
     def train(self, mode: bool = True) -> TableRecommender:
         """Switch to training or evaluation; either way the cached table is forgotten."""

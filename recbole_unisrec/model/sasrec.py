@@ -14,7 +14,7 @@ class SASRecPacked(TableRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset, cosine=False, temperature=1.0)
-        self.item_embedding = nn.Embedding(self.n_items, self.hidden_size, padding_idx=0)
+        self.item_embedding = nn.Embedding(self.n_items, self.hidden_size, padding_idx=0, sparse=self.item_rows)
         self.apply(self.init_weights)
 
     def item_table(self, items: Tensor | None = None) -> Tensor:

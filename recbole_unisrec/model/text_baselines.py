@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from recbole_unisrec.data.sequences import PackedBatch
+from recbole_unisrec.errors import UserError
 from recbole_unisrec.model.base import TableRecommender
 
 
@@ -34,6 +35,8 @@ class ZESRec(SASRecText):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
+        if self.item_rows:
+            raise UserError("ZESRec's penalty moves the offsets of all items at every step; set item_optimizer=adam")
         self.offset = nn.Embedding(self.n_items, self.hidden_size, padding_idx=0)
         nn.init.zeros_(self.offset.weight)
         self.offset_penalty = config["offset_penalty"]

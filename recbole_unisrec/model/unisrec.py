@@ -41,7 +41,9 @@ class UniSRec(TableRecommender):
         self.text_encoder: str = dataset.features.encoder
         # as in the authors' code, the expert weights keep their own initialisation
         if self.train_stage == "transductive_ft":
-            self.item_embedding: nn.Embedding | None = nn.Embedding(self.n_items, self.hidden_size, padding_idx=0)
+            self.item_embedding: nn.Embedding | None = nn.Embedding(
+                self.n_items, self.hidden_size, padding_idx=0, sparse=self.item_rows
+            )
         else:
             self.item_embedding = None
         self.apply(self.init_weights)
@@ -66,9 +68,9 @@ class UniSRec(TableRecommender):
         """v_i, or v_i + e_i in the transductive form (paper Eq. 11, 12): [n_items, d] or [..., d]."""
         vectors = self.moe_adaptor(self.features if items is None else self.features[items])
         if self.item_embedding is not None:
-            weight = self.item_embedding.weight
-            weight = weight if self.id_known is None else weight * self.id_known
-            embedding = weight if items is None else nn.functional.embedding(items, weight)
+            embedding = self.item_embedding.weight if items is None else self.item_embedding(items)
+            if self.id_known is not None:
+                embedding = embedding * (self.id_known if items is None else self.id_known[items])
             vectors = vectors + embedding
         return vectors
 

@@ -35,6 +35,11 @@ class World:
         return self.rank == 0
 
 
+def current() -> World:
+    """This process among those that `start` joined."""
+    return World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else World()
+
+
 def local_rank() -> int | None:
     """Number of the process on its machine under ``torchrun``, else None."""
     return int(os.environ["LOCAL_RANK"]) if "WORLD_SIZE" in os.environ and "LOCAL_RANK" in os.environ else None
@@ -113,14 +118,30 @@ def gather(x: Tensor, sizes: Sequence[int], world: World) -> Tensor:
 
 
 def sum_gradients(parameters: Iterable[torch.nn.Parameter], world: World) -> None:
-    """Replace each gradient by the sum over processes, in one message."""
+    """Replace each gradient by the sum over processes, in one message; rows of sparse ones are gathered."""
     if world.size == 1:
         return
-    chosen = [p for p in parameters if p.requires_grad]
+    chosen = []
+    for p in parameters:
+        if p.grad is not None and p.grad.is_sparse:
+            p.grad = _sum_sparse(p.grad, world)
+        elif p.requires_grad:
+            chosen.append(p)
     flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in chosen])
     dist.all_reduce(flat)
     for p, part in zip(chosen, flat.split([p.numel() for p in chosen]), strict=True):
         p.grad = part.view_as(p)
+
+
+def _sum_sparse(gradient: Tensor, world: World) -> Tensor:
+    """Sum over processes of a sparse gradient [N, d]."""
+    gradient = gradient.coalesce()
+    rows, values = gradient.indices()[0], gradient.values()
+    sizes = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world.size)]
+    dist.all_gather(sizes, torch.tensor([len(rows)], device=rows.device))
+    counts = [int(size) for size in sizes]
+    together = gather(rows, counts, world), gather(values, counts, world)
+    return torch.sparse_coo_tensor(together[0].unsqueeze(0), together[1], gradient.shape).coalesce()
 
 
 def sum_over(values: Tensor, world: World) -> Tensor:
