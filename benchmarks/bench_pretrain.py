@@ -172,9 +172,9 @@ def full(options: argparse.Namespace) -> dict[str, float]:
     """Steps over the mixture of `write_full`, with the product's loader."""
     sys.path.insert(0, str(ROOT))
     import recbole_unisrec  # noqa: F401
+    from recbole_unisrec.distributed import World
     from recbole_unisrec.memory import keep_freed_memory
     from recbole_unisrec.pretrain.dataset import MixtureDataset
-    from recbole_unisrec.distributed import World
     from recbole_unisrec.pretrain.model import UniSRecPretrain
     from recbole_unisrec.pretrain.run import MODEL, make_loader, on_device
     from recbole_unisrec.settings import build_config

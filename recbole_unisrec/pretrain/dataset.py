@@ -19,8 +19,8 @@ from torch import Tensor
 
 from recbole_unisrec.data.features import UselessRows, open_features, read_meta, scaled_rows, scaling
 from recbole_unisrec.data.sequences import PackedBatch, cut_segments
-from recbole_unisrec.errors import UserError
 from recbole_unisrec.distributed import World
+from recbole_unisrec.errors import UserError
 from recbole_unisrec.pretrain.views import Augmentation, Rows, cut_rows, hashed_uniform, mix_seed, next_items
 
 HELD_OUT_SHARE = 0.05  # of a domain's users at most

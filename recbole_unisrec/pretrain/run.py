@@ -14,9 +14,9 @@ from recbole.data import create_dataset
 from recbole.data.utils import get_dataloader
 from recbole.utils import init_seed
 
+from recbole_unisrec import distributed
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.memory import keep_freed_memory
-from recbole_unisrec import distributed
 from recbole_unisrec.pretrain.dataset import MixtureDataset, PretrainLoader
 from recbole_unisrec.pretrain.model import UniSRecPretrain
 from recbole_unisrec.pretrain.trainer import UniSRecPretrainTrainer

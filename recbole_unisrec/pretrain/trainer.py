@@ -14,12 +14,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dataset_tools.common import write_text
+from recbole_unisrec.distributed import World, barrier, copy_from_first, sum_gradients, sum_over
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.metrics import rank_metrics
 from recbole_unisrec.model.losses import target_ranks
 from recbole_unisrec.pretrain import checkpoint as store
 from recbole_unisrec.pretrain.dataset import PretrainLoader
-from recbole_unisrec.distributed import World, barrier, copy_from_first, sum_gradients, sum_over
 from recbole_unisrec.pretrain.gates import GateSpread, gate_spread, plot_gates
 from recbole_unisrec.pretrain.model import UniSRecPretrain
 from recbole_unisrec.pretrain.views import mix_seed

@@ -16,10 +16,10 @@ import torch
 from recbole.data import create_dataset
 from safetensors.torch import load_file
 
+from recbole_unisrec.distributed import World
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.pretrain import checkpoint as store
 from recbole_unisrec.pretrain.dataset import PretrainBatch, make_batch
-from recbole_unisrec.distributed import World
 from recbole_unisrec.pretrain.model import UniSRecPretrain
 from recbole_unisrec.pretrain.run import MODEL, PretrainResult, make_loader, pretrain
 from recbole_unisrec.pretrain.trainer import UniSRecPretrainTrainer
