@@ -90,6 +90,12 @@ MODELS = {
     "SASRecPacked": _packed("recbole_unisrec.model.sasrec:SASRecPacked", SEQUENCES, "SASRecPacked.yaml"),
     "SASRecText": _packed("recbole_unisrec.model.text_baselines:SASRecText", TEXT, "SASRecText.yaml"),
     "ZESRec": _packed("recbole_unisrec.model.text_baselines:ZESRec", TEXT, "SASRecText.yaml", "ZESRec.yaml"),
+    "TextKNN": Entry(
+        "recbole_unisrec.model.text_knn:TextKNN",
+        TEXT,
+        PACKED_TRAINER,
+        ("finetune.yaml", "TextKNN.yaml"),
+    ),
     "FDSAText": Entry(
         "recbole_unisrec.model.attribute_baselines:FDSAText",
         TEXT,

@@ -37,6 +37,7 @@ UNISREC = ("UniSRec",)
 PRETRAIN = ("UniSRecPretrain",)
 BOTH = (*UNISREC, *PRETRAIN)
 TEXTS = tuple(name for name, entry in MODELS.items() if entry.reads_text)
+KNN = ("TextKNN",)
 S3REC = ("S3RecText",)
 
 
@@ -106,6 +107,7 @@ TABLE: dict[str, list[Setting]] = {
         Setting("loss_type", Choice(("CE",)), "cross-entropy over all items", tuple(MODELS), hint="RecBole's own models take BPR too"),
         Setting("temperature", POSITIVE, "of the softmax over cosines", BOTH),
         Setting("history_bias", FLAG, "a learned addition to the scores of items of the history, by distance", PACKED),
+        Setting("mask_history", FLAG, "items of the history come last in evaluation; training is as without it", PACKED),
     ],
     "Model: text": [
         Setting("train_stage", Choice(("inductive_ft", "transductive_ft", "pretrain")), "text only, or text and item IDs; pretrain goes with --train_stage pretrain", BOTH),
@@ -117,9 +119,11 @@ TABLE: dict[str, list[Setting]] = {
         Setting("gate_noise", FLAG, "noisy gate; False is an ablation", BOTH),
         Setting("whitening", FLAG, "a learned shift before each expert; False is an ablation", BOTH),
         Setting("mask_unseen_ids", FLAG, "transductive: items without training interactions are their text alone", BOTH),
-        Setting("feature_scaling", Choice(("none", "standardize", "whiten")), "of the text features before the adaptor; the paper has none", BOTH),
+        Setting("feature_scaling", Choice(("none", "standardize", "whiten")), "of the text features before the adaptor; the paper has none", (*BOTH, *KNN)),
         Setting("feature_precision", Choice(("fp32", "bf16", "fp16")), "of the text features in memory", BOTH),
         Setting("offset_penalty", Number(0), "weight of the mean squared length of the item offsets", ("ZESRec",)),
+        Setting("decay", Number(0, 1, above=True), "each item of the history counts so much of the next", KNN),
+        Setting("popularity_weight", Number(0), "of log(1 + how often an item occurs in training)", KNN),
     ],
     "Start from a pre-trained model": [
         Setting("pretrained", NAME, "checkpoint to start from: ours, or the authors' .pth", BOTH, optional=True),

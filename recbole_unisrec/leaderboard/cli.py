@@ -13,7 +13,7 @@ from recbole_unisrec.settings import parse_value
 
 HELP = f"""\
 tuning:
-  A row that is tuned is run with the first seed at {len(rows.RATES)} learning rates, every row at as many: {rows.rates()}.
+  A row that is tuned is run with the first seed at {len(rows.RATES)} learning rates, every row that trains at as many: {rows.rates()}.
   What is best on validation is run with the other seeds; the test part has no say.
 
 settings:

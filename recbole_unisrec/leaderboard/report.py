@@ -113,7 +113,7 @@ class Report:
         rows = []
         for s in self.standings:
             files = tuple((str(run.seed), run_file(s, run.key)) for run in s.runs)
-            missing = len(board.seeds) - len(s.runs) if s.row.model else 0
+            missing = len(board.seeds) - len(s.runs) if s.row.seeded else 0
             cells = [
                 Cell(s.name, name=True),
                 *(self.figure(s, s.values(m), best[m].get(s.name, "")) for m in board.names),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from recbole_unisrec.errors import UserError
 
 RATES = [3e-4, 1e-3, 3e-3]
+DECAYS = [0.5, 0.7, 0.85]
 STAGES = {"inductive": "text only", "transductive": "text and IDs"}
 OTHER_ENCODER = "feat1other"  # suffix of the text features that another encoder made
 CHECKPOINT = "S-I+S-S"  # name of the pre-trained model when only one is given: both tasks, as in the paper
@@ -27,7 +29,8 @@ class Row:
     settings
         What differs from the property files.
     grid
-        Setting and values to tune, the same number of values for every row; the choice is made on validation.
+        Settings and values to tune, every combination; the same number for every row that trains; the choice is made on
+        validation.
     about
         What a reader must know, in a few words.
     pretrained
@@ -36,6 +39,8 @@ class Row:
         The row that this one is an ablation of.
     package
         Optional package that trains it in the place of RecBole.
+    seeded
+        Whether runs of several seeds differ.
     """
 
     name: str
@@ -46,6 +51,7 @@ class Row:
     pretrained: str = ""
     of: str = ""
     package: str = ""
+    seeded: bool = True
 
     @property
     def kind(self) -> str:
@@ -58,7 +64,7 @@ class Row:
 
     def points(self) -> list[dict[str, Any]]:
         """The settings to try."""
-        return [{name: value} for name, values in self.grid.items() for value in values] or [{}]
+        return [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
 
 
 def _ours(name: str, stage: str, about: str, pretrained: str = "", of: str = "", **settings: Any) -> Row:
@@ -74,7 +80,23 @@ def _ablations(name: str, about: str, of: str = "UniSRec-{}", pretrained: str = 
 
 
 _ROWS = [
-    Row("Pop", "", grid={}, about="most frequent in training"),
+    Row("Pop", "", grid={}, about="most frequent in training", seeded=False),
+    Row(
+        "text-kNN",
+        "TextKNN",
+        grid={"decay": DECAYS, "popularity_weight": [0.0, 0.05, 0.1, 0.2]},
+        about="nothing is trained: nearest texts, and how often an item occurs; history masked",
+        seeded=False,
+    ),
+    Row(
+        "text-kNN-no-popularity",
+        "TextKNN",
+        {"popularity_weight": 0.0},
+        grid={"decay": DECAYS},
+        about="the same by the texts alone",
+        of="text-kNN",
+        seeded=False,
+    ),
     Row("SASRec", "SASRec", about="RecBole's"),
     Row("SASRecPacked", "SASRecPacked", about="SASRec on our data path"),
     Row(
@@ -82,6 +104,20 @@ _ROWS = [
         "SASRecPacked",
         {"recipe": "ours"},
         about="SASRec with what it can use of this project's recipe: history bias, averaged weights",
+    ),
+    *(
+        Row(
+            f"{name}-masked",
+            model,
+            {"mask_history": True, **settings},
+            about="the plain trick: the same, with the items of the history masked at test",
+            of=name,
+        )
+        for name, model, settings in (
+            ("SASRecPacked", "SASRecPacked", {}),
+            ("ZESRec", "ZESRec", {}),
+            *((f"UniSRec-{stage}", "UniSRec", {"train_stage": f"{stage}_ft"}) for stage in STAGES),
+        )
     ),
     Row("GRU4Rec", "GRU4Rec", about="RecBole's"),
     Row("BERT4Rec", "BERT4Rec", about="RecBole's"),
@@ -200,7 +236,10 @@ def rates() -> str:
     """The grids in words: most rows have one, and those that have another are named."""
 
     def words(row: Row) -> str:
-        return ", ".join(f"{value:g}" for value in row.grid["learning_rate"])
+        return " × ".join(
+            ("" if name == "learning_rate" else f"{name} ") + ", ".join(f"{value:g}" for value in values)
+            for name, values in row.grid.items()
+        )
 
     other = [f"{row.name} {words(row)}" for row in ROWS.values() if row.grid and row.grid != {"learning_rate": RATES}]
     return "; ".join([words(ROWS["SASRec"]), *other])

@@ -393,7 +393,7 @@ class Leaderboard:
         """Run what is missing; gives each row when it is complete."""
         for name, row in self.rows.items():
             points = row.points() if name in self.tuned else [{}]
-            seeds = self.seeds[1:] if row.model else []  # popularity draws nothing
+            seeds = self.seeds[1:] if row.seeded else []
             jobs = [(point, self.seeds[0]) for point in points]
             if len(points) == 1:  # nothing to choose: the other seeds need not wait for the first
                 runs = self._all(row, [*jobs, *((points[0], seed) for seed in seeds)], watch)
@@ -428,7 +428,7 @@ class Leaderboard:
         row, tuned = self.rows[name], name in self.tuned
         standing = self.finished(row, tuned)
         if standing is not None:
-            return f"{len(standing.runs)}/{len(self.seeds) if row.model else 1}"
+            return f"{len(standing.runs)}/{len(self.seeds) if row.seeded else 1}"
         points = row.points() if tuned else [{}]
         done = sum(self.find(row, point, self.seeds[0]) is not None for point in points)
         return f"tuning {done}/{len(points)}" if tuned else f"0/{len(self.seeds)}"
@@ -444,7 +444,7 @@ class Leaderboard:
         if len(tuning) < len(points):
             return None
         best = max(tuning, key=lambda run: run.valid_score)
-        more = [self.find(row, best.point, seed) for seed in self.seeds[1:]] if row.model else []
+        more = [self.find(row, best.point, seed) for seed in self.seeds[1:]] if row.seeded else []
         return Standing(row.name, row, tuning, [best, *(run for run in more if run)])
 
     def ranks(self, standing: Standing) -> np.ndarray:

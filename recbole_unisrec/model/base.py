@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +26,8 @@ from recbole_unisrec.optim import learns_by_rows
 # about the learning rate a step, and several logits are wanted within some hundred steps)
 HISTORY_LIMIT = 20.0
 HISTORY_GAIN = 100.0
+# what `mask_history` adds to a score: below every other, and still finite however often an item stands in the history
+HISTORY_MASK = -1e6
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class TableRecommender(SequentialRecommender):
         self.dropout = Dropout(s.hidden_dropout_prob)
         # what is added to the score of an item of the history, by how many items ago it was; learned, starts at 0
         self.history_bias = nn.Parameter(torch.zeros(self.max_seq_length)) if config["history_bias"] else None
+        self.mask_history = bool(config["mask_history"])  # outside training
         self._cached: tuple[tuple[int, ...], Tensor] | None = None
 
     def init_weights(self, module: nn.Module) -> None:
@@ -150,8 +154,8 @@ class TableRecommender(SequentialRecommender):
         return self.scaled(self.encode(inputs, batch.position, batch.buckets)[batch.output])
 
     def histories(self, batch: PackedBatch | Interaction) -> Seen | None:
-        """What the histories of a batch hold, if the model wants to know (``history_bias``)."""
-        if self.history_bias is None:
+        """What the histories of a batch hold, if the model wants to know (``history_bias``, ``mask_history``)."""
+        if self.history_bias is None and (self.training or not self.mask_history):
             return None
         if isinstance(batch, PackedBatch):
             return batch.histories()
@@ -161,8 +165,11 @@ class TableRecommender(SequentialRecommender):
         """What is added to the score of an item that was taken 0, 1, ... items ago, [L], in the unit of the scores.
 
         The paper has no such term. Items are inputs and candidates at once, so what was just taken scores highest,
-        whether or not anybody takes things twice; one weight for each distance lets the data say.
+        whether or not anybody takes things twice; one weight for each distance lets the data say. With ``mask_history``
+        items of the history come last, outside training.
         """
+        if self.mask_history and not self.training:
+            return torch.full((self.max_seq_length,), HISTORY_MASK, device=self._device())
         assert self.history_bias is not None
         return (self.history_bias * HISTORY_GAIN).clamp(-HISTORY_LIMIT, HISTORY_LIMIT) * self.temperature
 
@@ -222,9 +229,12 @@ class TableRecommender(SequentialRecommender):
         run in training, which ends with ``eval``.
         """
         state = tuple(t._version for t in (*self.parameters(), *self.buffers()))
-        if self._cached is None or self._cached[0] != state or self._cached[1].device != self.LayerNorm.weight.device:
+        if self._cached is None or self._cached[0] != state or self._cached[1].device != self._device():
             self._cached = (state, self.item_table())
         return self._cached[1]
+
+    def _device(self) -> torch.device:
+        return next(itertools.chain(self.parameters(), self.buffers())).device
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TableRecommender:
         self._cached = None

@@ -16,9 +16,8 @@ from recbole_unisrec.compat import safe_torch_load
 from recbole_unisrec.data.features import read_meta, scaling
 from recbole_unisrec.data.sequences import Pairs
 from recbole_unisrec.errors import UserError
-from recbole_unisrec.model.base import TableRecommender
 from recbole_unisrec.record import versions
-from recbole_unisrec.registry import MODELS
+from recbole_unisrec.registry import MODELS, PACKED
 from recbole_unisrec.serving.catalogue import item_frame
 from recbole_unisrec.serving.folder import Meta, Parts
 from recbole_unisrec.serving.network import Network, NetworkSettings
@@ -62,8 +61,8 @@ def read_checkpoint(path: Path, data_path: str | Path | None = None) -> Parts:
         name, dataset_name = config["model"], config["dataset"]
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is no checkpoint of a training run (it lacks {error}); give saved/....pth") from error
-    if name not in MODELS or not issubclass(MODELS[name].model, TableRecommender):
-        raise UserError(f"{path} holds a {name}; {', '.join(MODELS)} can be served")
+    if name not in PACKED:
+        raise UserError(f"{path} holds a {name}; {', '.join(PACKED)} can be served")
     final = config.final_config_dict
     if data_path is not None:
         final["data_path"] = str(Path(data_path) / dataset_name)

@@ -126,7 +126,7 @@ def test_a_run_depends_on_its_settings_texts_and_checkpoint() -> None:
 
 
 def test_every_row_has_the_same_budget() -> None:
-    assert {len(row.points()) for row in ROWS.values() if row.model} == {3}
+    assert {len(row.points()) for row in ROWS.values() if row.seeded} == {3}
 
 
 @pytest.mark.usefixtures("ring")
