@@ -296,9 +296,9 @@ def write_data(options: argparse.Namespace, file: Path) -> int:
     train, *_ = dataset.build()
     split = dataset.split
     parts = {f"{n}_{f}": getattr(getattr(split, n), f).numpy() for n in ("valid", "test") for f in ("start", "target")}
+    start, stop = split.stretches()
     np.savez(
-        file, items=split.train.items.numpy(), train_start=split.train_start.numpy(),
-        train_stop=split.train_stop.numpy(), features=dataset.features.weight.numpy(), **parts,
+        file, items=split.items.numpy(), train_start=start.numpy(), train_stop=stop.numpy(), features=dataset.features.weight.numpy(), **parts,
     )  # fmt: skip
     return len(train)
 

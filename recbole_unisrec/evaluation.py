@@ -1,4 +1,4 @@
-"""What became of each test user: the rank of the item that came next, for every model, and metrics by group of users."""
+"""What became of each item to find: its rank, for every model, and metrics by group of users."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from recbole.data.dataloader import FullSortEvalDataLoader
 from torch import Tensor
 
 from dataset_tools.common import atomic_path
@@ -25,16 +26,16 @@ LENGTH = (1, 3, 5, 10, 20)
 
 @dataclass(frozen=True)
 class TestUsers:
-    """The test part of a leave-one-out split, one entry a user, in the order of the user tokens.
+    """The test part of a split, one entry for each item to find: by user token, and in order of time of one user.
 
     Attributes
     ----------
     user, target
-        Tokens of the users and of the items to find, str [U].
+        Tokens of the users and of the items to find, str [P].
     popularity
-        int64 [U]: interactions of the target in the training part.
+        int64 [P]: interactions of the target in the training part.
     length
-        int64 [U]: items in the history, not cut to the window.
+        int64 [P]: items in the history, not cut to the window.
     """
 
     __test__ = False  # for pytest: no test class
@@ -50,14 +51,12 @@ class TestUsers:
         test = dataset.split.test
         target = test.items[test.target]
         users = dataset.field2id_token[dataset.uid_field][test.user.numpy()].astype(str)
-        first = torch.zeros(dataset.user_num, dtype=torch.int64)
-        first[dataset.split.owner] = dataset.split.owner_start
-        order = np.argsort(users)
+        order = np.lexsort((test.target.numpy(), users))
         return cls(
             users[order],
             dataset.field2id_token[dataset.iid_field][target.numpy()].astype(str)[order],
             dataset.item_popularity()[target].numpy()[order],
-            (test.target - first[test.user]).numpy()[order],
+            dataset.split.history_length(test).numpy()[order],
         )
 
     def __len__(self) -> int:
@@ -65,24 +64,19 @@ class TestUsers:
 
 
 def user_ranks(trainer: Any, data: Any, show_progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Rank of the next item of each user of an evaluation loader, for any sequential model of RecBole.
+    """Rank of each item to find of an evaluation loader among all items, for any sequential model of RecBole.
 
     Parameters
     ----------
     trainer
         `PackedTrainer` or RecBole's ``Trainer``, with the weights to evaluate.
     data
-        Validation or test loader of full ranking.
+        Validation or test loader; where it brings sampled candidates, ranks are among all items all the same.
 
     Returns
     -------
     tuple
-        str [U] user tokens, sorted, and int64 [U] ranks, 1 is best.
-
-    Raises
-    ------
-    UserError
-        If the loader does not have exactly one next item a user.
+        str [P] user tokens, sorted, those of one user in order of time, and int64 [P] ranks, 1 is best.
     """
     dataset = data._dataset
     if hasattr(dataset, "pairs") and hasattr(trainer, "ranks"):
@@ -90,15 +84,16 @@ def user_ranks(trainer: Any, data: Any, show_progress: bool = False) -> tuple[np
     else:
         users, ranks = _ranks_by_scores(trainer, data)
     tokens = dataset.field2id_token[dataset.uid_field][users.numpy()].astype(str)
-    if len(np.unique(tokens)) != len(tokens):
-        raise UserError(f"{dataset.dataset_name} has users with several test items; ranks need one next item a user")
-    order = np.argsort(tokens)
+    place = dataset.pairs.target.numpy() if hasattr(dataset, "pairs") else np.arange(len(tokens))
+    order = np.lexsort((place, tokens))
     return tokens[order], ranks.numpy()[order]
 
 
 @torch.no_grad()
 def _ranks_by_scores(trainer: Any, data: Any) -> tuple[Tensor, Tensor]:
     trainer.model.eval()
+    if not isinstance(data, FullSortEvalDataLoader):
+        data = FullSortEvalDataLoader(trainer.config, data._dataset, None)
     trainer.tot_item_num = data._dataset.item_num
     if not hasattr(trainer, "item_tensor") or trainer.item_tensor is None:
         trainer.item_tensor = data._dataset.get_item_feature().to(trainer.device)
@@ -113,12 +108,12 @@ def _ranks_by_scores(trainer: Any, data: Any) -> tuple[Tensor, Tensor]:
 def group_metrics(
     ranks: np.ndarray, values: np.ndarray, bounds: tuple[int, ...], metrics: Iterable[str], topk: Iterable[int]
 ) -> dict[str, dict[str, float]]:
-    """Metrics by group of users.
+    """Metrics by group of items to find (of users, where each has one).
 
     Parameters
     ----------
     ranks, values
-        int64 [U]: rank of the next item, and the number that decides the group.
+        int64 [P]: rank of the next item, and the number that decides the group.
     bounds
         Lower bounds of the groups, ascending.
     metrics, topk

@@ -15,6 +15,10 @@ import types
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from recbole.data.dataset import SequentialDataset
+
+from recbole_unisrec.data.splits import OWN_SPLITS, Sequences, split_function
 from recbole_unisrec.registry import MIXTURE_LOADER, MODELS, Entry, props_folder, resolve
 from recbole_unisrec.setting_table import check_all, defaults_of
 
@@ -75,6 +79,29 @@ def _register_properties() -> None:
     configurator.Config._set_default_parameters = set_default_parameters
 
 
+def _register_splits() -> None:
+    """The splits that RecBole has not, for those of its models that read their data in its own way."""
+    original = SequentialDataset.build
+
+    @functools.wraps(original)
+    def build(self: Any) -> list[Any]:
+        args = self.config["eval_args"]
+        kind = next(iter(args["split"] or {}), None)
+        if self.benchmark_filename_list is not None or kind not in OWN_SPLITS:
+            return original(self)
+        users, items, times = (
+            self.inter_feat[field].to_numpy() for field in (self.uid_field, self.iid_field, self.time_field)
+        )
+        sequences = Sequences.of(users, items, times)
+        split = split_function(args)(sequences, self.max_item_list_len)
+        self._change_feat_format()  # one row for each of `sequences.targets`, in their order
+        self._drop_unused_col()
+        rows = (np.searchsorted(sequences.targets, part.target.numpy()) for part in split.parts)
+        return [self.copy(self.inter_feat[index]) for index in rows]
+
+    SequentialDataset.build = build
+
+
 def register() -> None:
     """Make RecBole find the project's models, datasets, trainers, dataloaders and property files; idempotent."""
     if "recbole.model.sequential_recommender.unisrec" in sys.modules:
@@ -82,4 +109,5 @@ def register() -> None:
     for name, entry in MODELS.items():
         _register_names(name, entry)
     _register_dataloader()
+    _register_splits()
     _register_properties()

@@ -11,12 +11,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_trainer, init_seed
 from torch.nn import Module
 
 from dataset_tools.common import write_text
+from recbole_unisrec.compat import safe_torch_load
 from recbole_unisrec.data.dataset import SequenceDataset
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.evaluation import LENGTH, POPULARITY, TestUsers, group_metrics, user_ranks, write_ranks
@@ -27,7 +29,7 @@ from recbole_unisrec.model.base import TableRecommender
 from recbole_unisrec.model.trim import trim_padding
 from recbole_unisrec.record import plain, say, start_logging, versions
 from recbole_unisrec.registry import MODELS, SEQUENCES_ONLY
-from recbole_unisrec.settings import build_config, model_class, reads_our_dataset
+from recbole_unisrec.settings import DATA_SETTINGS, build_config, model_class, reads_our_dataset
 from recbole_unisrec.trainer import check_writable
 
 
@@ -38,7 +40,7 @@ class Result:
     Attributes
     ----------
     valid, test
-        Metrics by name (``ndcg@10``), of the best epoch on the validation part.
+        Metrics by name (``ndcg@10``), of the best epoch on the validation part; empty where a split has no such part.
     epochs
         One entry an epoch: number, mean loss of a step, validation score, seconds of training and of evaluation.
     seconds
@@ -46,7 +48,7 @@ class Result:
     groups
         Test metrics by ``popularity`` (training interactions of the target item) and ``length`` (of the history).
     ranks
-        File with the rank of the next item of each test user (see `evaluation.read_ranks`).
+        File with the rank of each item to find of the test part (see `evaluation.read_ranks`).
     """
 
     model: str
@@ -125,7 +127,7 @@ def train(config: Config, verbose: bool = False, tell: Callable[[str], None] | N
     check_writable(config["checkpoint_dir"])
     started = time.perf_counter()
     init_seed(config["seed"], config["reproducibility"])
-    ours = reads_our_dataset(config["model"], config["eval_args"])
+    ours = reads_our_dataset(config["model"])
     dataset = SequenceDataset(config) if ours else create_dataset(config)
     n_items = dataset.item_num - 1
     counts_ranks = issubclass(model_class(config["model"]), TableRecommender)  # RecBole's way sorts the best k
@@ -172,16 +174,32 @@ def train(config: Config, verbose: bool = False, tell: Callable[[str], None] | N
         )
         mark[0] = time.perf_counter()
 
+    if not valid_data:  # nothing to stop by: RecBole trains all epochs, saves each, and calls nobody
+        train_epoch = trainer._train_epoch
+
+        def told(train_data: Any, epoch: int, *args: Any, **kwargs: Any) -> Any:
+            loss = train_epoch(train_data, epoch, *args, **kwargs)
+            mean = (sum(loss) if isinstance(loss, tuple) else loss) / (1 if counts_ranks else len(train_data))
+            seconds = time.perf_counter() - mark[0]
+            epochs.append({"epoch": epoch, "loss": mean, "valid_score": 0.0, "seconds": seconds})
+            tell(f"epoch {epoch:>3}  loss {mean:8.4f}  {seconds:6.1f} s")
+            mark[0] = time.perf_counter()
+            return loss
+
+        trainer._train_epoch = told
     # RecBole's bars would go into pipes too
     progress = bool(config["show_progress"]) and (counts_ranks or sys.stderr.isatty())
     trainer.fit(train_data, valid_data, verbose=True, saved=True, show_progress=progress, callback_fn=report)
-    test = trainer.evaluate(test_data, load_best_model=True, show_progress=progress)
-    valid = trainer.evaluate(valid_data, load_best_model=False, show_progress=progress)
-    users = users_of(config, dataset)
-    tokens, ranks = user_ranks(trainer, test_data)
-    stem = Path(trainer.saved_model_file).with_suffix("")
-    rank_file = f"{stem}.ranks.npz"
-    write_ranks(rank_file, tokens, ranks)
+    load_weights(trainer)
+    test, valid = (
+        trainer.evaluate(part, load_best_model=False, show_progress=progress) or {} for part in (test_data, valid_data)
+    )
+    rank_file, groups = "", {}
+    if test_data:
+        tokens, ranks = user_ranks(trainer, test_data)
+        rank_file = f"{Path(trainer.saved_model_file).with_suffix('')}.ranks.npz"
+        write_ranks(rank_file, tokens, ranks)
+        groups = groups_of(users_of(config, dataset), tokens, ranks, config)
     best = max(epochs, key=lambda e: (e["valid_score"], e["epoch"]), default={"epoch": -1})
     result = Result(
         model=config["model"],
@@ -193,7 +211,7 @@ def train(config: Config, verbose: bool = False, tell: Callable[[str], None] | N
         epochs=epochs,
         best_epoch=int(best["epoch"]),
         seconds=time.perf_counter() - started,
-        groups=groups_of(users, tokens, ranks, config),
+        groups=groups,
         checkpoint=str(trainer.saved_model_file),
         ranks=rank_file,
         n_parameters=n_parameters,
@@ -208,7 +226,7 @@ def users_of(config: Config, dataset: Any = None) -> TestUsers:
     """The test users of a dataset, whichever model the configuration is of."""
     if isinstance(dataset, SequenceDataset):
         return TestUsers.of(dataset)
-    settings = {name: config[name] for name in ("MAX_ITEM_LIST_LENGTH", "eval_args")}
+    settings = {name: config[name] for name in DATA_SETTINGS if config[name] is not None}
     folder = Path(config["data_path"])
     plain_config = build_config("SASRecPacked", config["dataset"], [], {**settings, "data_path": str(folder.parent)})
     plain_dataset = SequenceDataset(plain_config)
@@ -217,9 +235,16 @@ def users_of(config: Config, dataset: Any = None) -> TestUsers:
 
 
 def groups_of(users: TestUsers, tokens: Any, ranks: Any, config: Config) -> dict[str, dict[str, dict[str, float]]]:
-    """Metrics by group, of those test users that the model ranked."""
-    known = {token: row for row, token in enumerate(users.user)}
-    rows = [known[token] for token in tokens]
+    """Metrics by group, of those test users that the model ranked.
+
+    Raises
+    ------
+    UserError
+        If the model was asked to find other items than these users have.
+    """
+    rows = np.flatnonzero(np.isin(users.user, tokens))
+    if not np.array_equal(users.user[rows], tokens):
+        raise UserError(f"{config['model']} ranked other test items than {config['dataset']} splits off; use one split")
     metrics = [m for m in (m.lower() for m in config["metrics"]) if m in RANK_METRICS]
     kinds = {"popularity": (users.popularity, POPULARITY), "length": (users.length, LENGTH)}
     return {
@@ -228,14 +253,24 @@ def groups_of(users: TestUsers, tokens: Any, ranks: Any, config: Config) -> dict
     }
 
 
+def load_weights(trainer: Any) -> None:
+    """The weights of the best epoch (of the last, where there is no validation)."""
+    if hasattr(trainer, "load_weights"):
+        trainer.load_weights(trainer.saved_model_file)
+        return
+    saved = safe_torch_load(trainer.saved_model_file, map_location=trainer.device)
+    trainer.model.load_state_dict(saved["state_dict"])
+    trainer.model.load_other_parameter(saved.get("other_parameter"))
+
+
 def table(results: list[Result]) -> str:
     """Metrics of runs as an aligned text table, validation and test one under the other."""
-    names = list(results[0].test)
+    names = list(dict.fromkeys(name for r in results for part in (r.test, r.valid) for name in part))
     width = max(len(r.label) for r in results)
     lines = [f"{'':{width}}  part   " + "  ".join(f"{n.upper():>8}" for n in names) + "   epochs  seconds"]
     for r in results:
         for part, values in (("valid", r.valid), ("test", r.test)):
-            cells = "  ".join(f"{values[n]:8.4f}" for n in names)
+            cells = "  ".join(f"{values[n]:8.4f}" if n in values else f"{'–':>8}" for n in names)
             end = f"   {len(r.epochs):6}  {r.seconds:7.0f}" if part == "test" else ""
             lines.append(f"{r.label if part == 'valid' else '':{width}}  {part:5}  {cells}{end}")
     return "\n".join(lines)

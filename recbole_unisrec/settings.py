@@ -15,8 +15,8 @@ from recbole.utils import argument_list, get_model
 
 from dataset_tools.common import write_text
 from dataset_tools.features import read_texts
-from recbole_unisrec.data.atomic import find_layout
-from recbole_unisrec.data.dataset import LEAVE_ONE_OUT
+from recbole_unisrec.data.atomic import SPLITS, Fields, find_layout, read_header
+from recbole_unisrec.data.download import fetch_dataset
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.record import say
 from recbole_unisrec.registry import MODELS, PACKED, SEQUENCES_ONLY, props_folder
@@ -27,6 +27,11 @@ from recbole_unisrec.setting_table import check, check_together, defaults_of, fi
 UNLISTED = {"train_neg_sample_args", "benchmark_filename", "alias_of_item_id", "load_col", "unload_col", "encoding",
             "dataloaders_save_path", "numerical_features", "nproc", "world_size", "offset", "ip", "port",
             "single_spec", "local_rank", "log_dir"}  # fmt: skip
+# what decides which interactions there are, and how they are split
+DATA_SETTINGS = (
+    *(name for name in argument_list.dataset_arguments if name not in ("data_path", "preload_weight")), "eval_args",
+    "benchmark_filename",
+)  # fmt: skip
 FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
 
 
@@ -148,8 +153,9 @@ def build_config(
                     f"{model} reads its data in RecBole's way, which leaves nothing out of training; {name} goes with "
                     f"{', '.join((*SEQUENCES_ONLY, *MODELS))}"
                 )
-        if not reads_our_dataset(model, settings["eval_args"]):
+        if not reads_our_dataset(model):
             folder = Path(str(settings.get("data_path", "dataset/"))) / dataset
+            fetch_dataset(folder, dataset)
             if "selected_features" in known and find_layout(folder, dataset) == "split":
                 write_attributes(folder, dataset)
             settings.update(_layout_settings(folder, dataset, settings))
@@ -201,10 +207,9 @@ def _check_like(name: str, value: Any, default: Any, where: str) -> None:
         raise UserError(f"{name} must be True or False, not {value!r}{in_file(where)}")
 
 
-def reads_our_dataset(model: str, eval_args: Any) -> bool:
-    """Whether one of RecBole's models, asked to split leave-one-out, gets `data.dataset.SequenceDataset`."""
-    split, order = eval_args.get("split", LEAVE_ONE_OUT), eval_args.get("order", "TO")
-    return model in SEQUENCES_ONLY and split == LEAVE_ONE_OUT and order == "TO"
+def reads_our_dataset(model: str) -> bool:
+    """Whether one of RecBole's models gets `data.dataset.SequenceDataset`."""
+    return model in SEQUENCES_ONLY
 
 
 def known_settings(model: str, dataset: str) -> set[str]:
@@ -253,19 +258,32 @@ def recipe(name: str | None) -> dict[str, Any]:
 
 
 def _layout_settings(folder: Path, dataset: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """What RecBole's own datasets must be told about the files in the folder."""
-    if find_layout(folder, dataset) == "split":
-        found: dict[str, Any] = {
-            "benchmark_filename": ["train", "valid", "test"],
-            "alias_of_item_id": ["item_id_list"],
-            "load_col": {"inter": ["user_id", "item_id_list", "item_id"]},
-        }
+    """What RecBole's own datasets must be told about the files in the folder, where the user does not say it."""
+    user, item = settings.get("USER_ID_FIELD", "user_id"), settings.get("ITEM_ID_FIELD", "item_id")
+    suffix = settings.get("LIST_SUFFIX", "_list")
+    found: dict[str, Any] = {}
+    if settings.get("benchmark_filename") is None and find_layout(folder, dataset) == "split":
+        found["benchmark_filename"] = list(SPLITS)
+    if found or settings.get("benchmark_filename") is not None:
+        found["alias_of_item_id"] = settings.get("alias_of_item_id") or [f"{item}{suffix}"]
+        columns = [user, f"{item}{suffix}", item]
     else:
-        found = {"load_col": {"inter": ["user_id", "item_id", "timestamp"]}}
-    if (folder / f"{dataset}.item").is_file():
-        # models that read item attributes (FDSA, S3Rec, SASRecF, ...) get the words of the text
-        found["load_col"]["item"] = ["item_id", "text"]
-        found.update({name: ["text"] for name in ("selected_features",) if name not in settings})
+        columns = [user, item, settings.get("TIME_FIELD", "timestamp")]
+    items = folder / f"{dataset}.item"
+    loaded = settings.get("load_col")
+    if loaded is not None:  # as in RecBole, but for its defaults, which name columns of MovieLens
+        there = loaded.get("item", []) if isinstance(loaded, dict) else []
+    else:
+        found["load_col"] = {"inter": columns}
+        there = []
+        if items.is_file():
+            separator = settings.get("field_separator", "\t")
+            there = read_header(items, Fields(separator=separator, encoding=settings.get("encoding")))
+            # models that read item attributes (FDSA, S3Rec, SASRecF, ...) get what they are told, else the words of the text
+            named = {*(settings.get("selected_features") or []), settings.get("item_attribute", "text"), "text"}
+            found["load_col"]["item"] = [item, *(name for name in there if name in named and name != item)]
+    if "text" in there:
+        found.update(selected_features=settings.get("selected_features", ["text"]))
         found["item_attribute"] = settings.get("item_attribute", "text")
     return found
 

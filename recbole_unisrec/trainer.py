@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.data.interaction import Interaction
 from recbole.trainer import Trainer
 from recbole.utils import EvaluatorType
@@ -138,11 +139,12 @@ class PackedTrainer(Trainer):
     def _evaluate(self, eval_data: Any, show_progress: bool) -> Any:
         pairs = getattr(getattr(eval_data, "_dataset", None), "pairs", None)
         wanted = [m.lower() for m in self.config["metrics"]]
-        full = self.config["eval_type"] == EvaluatorType.RANKING and self.config["eval_args"]["mode"]["test"] == "full"
+        # the loader tells full ranking from sampled candidates: each phase has its own in eval_args
+        full = self.config["eval_type"] == EvaluatorType.RANKING and isinstance(eval_data, FullSortEvalDataLoader)
+        if pairs is not None and not len(pairs):
+            return None  # as RecBole's, for a split without this part
         if pairs is None or not full or not all(m in RANK_METRICS for m in wanted):
             return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
-        if not len(pairs):
-            return OrderedDict((f"{m}@{k}", 0.0) for m in wanted for k in self.config["topk"])
         ranks = self.ranks(pairs, show_progress)
         result = rank_metrics(ranks, wanted, self.config["topk"])
         places = self.config["metric_decimal_place"]

@@ -9,22 +9,16 @@ import torch
 from dataset_tools.common import run_cli
 from recbole_unisrec.cli import train_command
 from recbole_unisrec.data.atomic import read_standard
-from recbole_unisrec.data.sequences import leave_one_out
+from recbole_unisrec.data.splits import Sequences, leave_one_out
 
 
 def popularity_hit(inter: Path, k: int = 10) -> float:
     """HIT@k on the test items when everybody is shown the items most frequent in training."""
-    import numpy as np
 
     found = read_standard(inter)
-    order = np.lexsort((found.time, found.user))
-    users, items = found.user[order], found.item[order] + 1
-    first = np.flatnonzero(np.r_[True, users[1:] != users[:-1]])
-    parts = leave_one_out(items, np.r_[first, len(users)], users[first] + 1, 50)
-    counts = np.zeros(items.max() + 1)
-    for start, stop in zip(parts.train_start.tolist(), parts.train_stop.tolist(), strict=True):
-        np.add.at(counts, items[start:stop], 1)
-    top = torch.from_numpy(counts).topk(k).indices
+    parts = leave_one_out(Sequences.of(found.user, found.item, found.time), 50)
+    counts = parts.popularity(len(found.item_tokens)).double()
+    top = counts.topk(k).indices
     return float(torch.isin(parts.test.items[parts.test.target], top).double().mean())
 
 

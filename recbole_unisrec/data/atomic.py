@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,6 +17,55 @@ import polars as pl
 from recbole_unisrec.errors import UserError
 
 SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Names of the columns and separators of atomic files, under RecBole's defaults.
+
+    Attributes
+    ----------
+    user, item, time
+        Columns of the user, the item and the time.
+    item_list
+        Column of prefixes that are written out.
+    separator, seq_separator
+        Between columns, and between the items of a prefix.
+    encoding
+        Of the files; None is UTF-8.
+    """
+
+    user: str = "user_id"
+    item: str = "item_id"
+    time: str = "timestamp"
+    item_list: str = "item_id_list"
+    separator: str = "\t"
+    seq_separator: str = " "
+    encoding: str | None = None
+
+    @classmethod
+    def of(cls, config: Any) -> Fields:
+        """From RecBole's settings.
+
+        Raises
+        ------
+        UserError
+            If a separator is more than one character.
+        """
+        for name in ("field_separator", "seq_separator"):
+            if not isinstance(config[name], str) or not config[name]:
+                raise UserError(f"{name} must be a character, not {config[name]!r}")
+        if len(config["field_separator"].encode()) != 1:
+            raise UserError(f"field_separator must be one ASCII character, not {config['field_separator']!r}")
+        return cls(
+            config["USER_ID_FIELD"],
+            config["ITEM_ID_FIELD"],
+            config["TIME_FIELD"],
+            f"{config['ITEM_ID_FIELD']}{config['LIST_SUFFIX']}",
+            config["field_separator"],
+            config["seq_separator"],
+            config["encoding"],
+        )
 
 
 @dataclass(frozen=True)
@@ -74,63 +124,101 @@ def prepare_hint(name: str, folder: Path) -> str:
     return f"prepare it with `{command}` or give --data_path=FOLDER"
 
 
-def _read(path: Path, wanted: tuple[str, ...]) -> pl.DataFrame:
-    """Columns of an atomic file as strings, with the checks that name file and line."""
+def read_header(path: Path, fields: Fields) -> list[str]:
+    """Names of the columns of an atomic file, without their types.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be read.
+    """
     try:
         with open(path, "rb") as file:
-            header = file.readline().decode("utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
+            header = file.readline().decode(fields.encoding or "utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError, LookupError) as error:
         raise UserError(f"cannot read line 1 of {path}: {error}") from error
-    fields = header.split("\t")
-    names = [field.split(":")[0] for field in fields]
+    return [field.split(":")[0] for field in header.split(fields.separator)]
+
+
+def read_columns(path: Path, wanted: tuple[str, ...], fields: Fields = Fields()) -> pl.DataFrame:
+    """Columns of an atomic file as strings.
+
+    Raises
+    ------
+    UserError
+        If a column is missing, or a line is malformed; the sentence names file and line.
+    """
+    names = read_header(path, fields)
     missing = [name for name in wanted if name not in names]
     if missing:
+        shown = "<TAB>" if fields.separator == "\t" else fields.separator
         raise UserError(
-            f"{path} line 1: no column {', '.join(missing)} (found {', '.join(names) or 'nothing'}); "
-            "the header must be like user_id:token<TAB>item_id:token<TAB>timestamp:float"
+            f"{path} line 1: no column {', '.join(missing)} (found {', '.join(names) or 'nothing'}); the header must be "
+            f"like {fields.user}:token{shown}{fields.item}:token{shown}{fields.time}:float"
         )
-    if path.stat().st_size <= len(header.encode()) + 2:
-        raise UserError(f"{path} has a header but no interaction; prepare the dataset again")
     try:
         table = pl.read_csv(
-            path, separator="\t", quote_char=None, has_header=False, skip_rows=1, new_columns=names,
-            schema=dict.fromkeys(names, pl.String),
+            path, separator=fields.separator, quote_char=None, has_header=False, skip_rows=1, new_columns=names,
+            schema=dict.fromkeys(names, pl.String), encoding=fields.encoding or "utf8",
         )  # fmt: skip
+    except (pl.exceptions.NoDataError, StopIteration) as error:
+        raise UserError(f"{path} has a header but no interaction; prepare the dataset again") from error
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(_first_bad_line(path, len(names)) or f"cannot read {path}: {error}") from error
+        raise UserError(_first_bad_line(path, len(names), fields) or f"cannot read {path}: {error}") from error
+    if not len(table):
+        raise UserError(f"{path} has a header but no interaction; prepare the dataset again")
     table = table.select(wanted)
     if any(table[name].null_count() for name in wanted):
         raise UserError(
-            _first_bad_line(path, len(names))
+            _first_bad_line(path, len(names), fields)
             or f"{path} has an empty {', '.join(n for n in wanted if table[n].null_count())}; mend or remove that line"
         )
     return table
 
 
-def _first_bad_line(path: Path, n_fields: int) -> str:
+def _first_bad_line(path: Path, n_fields: int, fields: Fields) -> str:
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             try:
-                found = line.decode("utf-8").rstrip("\r\n").split("\t")
+                found = line.decode(fields.encoding or "utf-8").rstrip("\r\n").split(fields.separator)
             except UnicodeDecodeError:
                 return f"{path} line {number}: not UTF-8; convert the file, for example with iconv"
             if len(found) != n_fields or not all(found):
+                between = "tabs" if fields.separator == "\t" else repr(fields.separator)
                 return (
-                    f"{path} line {number}: expected {n_fields} non-empty fields between tabs, found "
+                    f"{path} line {number}: expected {n_fields} non-empty fields between {between}, found "
                     f"{sum(map(bool, found))}; mend or remove the line"
                 )
     return ""
 
 
-def _codes(values: pl.Series) -> tuple[np.ndarray, list[str]]:
-    """Integer codes in order of first appearance, and the distinct values."""
+def codes(values: pl.Series) -> tuple[np.ndarray, list[str]]:
+    """Integer codes in order of first appearance, int64 [n], and the distinct values."""
     distinct = values.unique(maintain_order=True)
     table = pl.DataFrame({"value": distinct}).with_row_index("code")
-    codes = pl.DataFrame({"value": values}).join(table, on="value", how="left", maintain_order="left")["code"]
-    return codes.cast(pl.Int64).to_numpy().copy(), distinct.to_list()
+    found = pl.DataFrame({"value": values}).join(table, on="value", how="left", maintain_order="left")["code"]
+    return found.cast(pl.Int64).to_numpy().copy(), distinct.to_list()
 
 
-def read_standard(path: Path, user: str = "user_id", item: str = "item_id", time: str = "timestamp") -> Interactions:
+def read_times(path: Path, values: pl.Series) -> np.ndarray:
+    """Times float64 [n] of a column of strings.
+
+    Raises
+    ------
+    UserError
+        If one is no number; names its line.
+    """
+    times = values.cast(pl.Float64, strict=False)
+    finite = times.is_finite().fill_null(False)
+    if not finite.all():
+        row = int(np.flatnonzero(~finite.to_numpy())[0])
+        raise UserError(
+            f"{path} line {row + 2}: {values.name} {values[row]!r} is not a number; mend or remove the line"
+        )
+    return times.to_numpy().copy()
+
+
+def read_standard(path: Path, fields: Fields = Fields()) -> Interactions:
     """Read ``NAME.inter``.
 
     Raises
@@ -138,35 +226,36 @@ def read_standard(path: Path, user: str = "user_id", item: str = "item_id", time
     UserError
         If the file is empty, lacks a column, or has a malformed line (with its number).
     """
-    table = _read(path, (user, item, time))
-    times = table[time].cast(pl.Float64, strict=False)
-    finite = times.is_finite().fill_null(False)
-    if not finite.all():
-        row = int(np.flatnonzero(~finite.to_numpy())[0])
-        raise UserError(
-            f"{path} line {row + 2}: timestamp {table[time][row]!r} is not a number; mend or remove the line"
-        )
-    users, user_tokens = _codes(table[user])
-    items, item_tokens = _codes(table[item])
-    return Interactions(users, items, times.to_numpy().copy(), user_tokens, item_tokens)
+    table = read_columns(path, (fields.user, fields.item, fields.time), fields)
+    times = read_times(path, table[fields.time])
+    users, user_tokens = codes(table[fields.user])
+    items, item_tokens = codes(table[fields.item])
+    return Interactions(users, items, times, user_tokens, item_tokens)
 
 
-def read_splits(
-    folder: Path, name: str, user: str = "user_id", item: str = "item_id", item_list: str = "item_id_list"
-) -> Interactions:
+class NotLeaveOneOut(UserError):
+    """The rows of split files are not the leave-one-out pairs of one sequence for each user."""
+
+
+def read_splits(folder: Path, name: str, fields: Fields = Fields()) -> Interactions:
     """Read the authors' three files and fold the prefixes back into one sequence a user.
 
     Raises
     ------
+    NotLeaveOneOut
+        If the rows are not the leave-one-out pairs of one sequence for each user.
     UserError
-        If a file is malformed, or the rows are not the leave-one-out pairs of one sequence for each user.
+        If a file is malformed.
     """
+    user, item, item_list = fields.user, fields.item, fields.item_list
     tables = []
     for rank, split in enumerate(SPLITS):
         path = folder / f"{name}.{split}.inter"
         tables.append(
-            _read(path, (user, item_list, item))
-            .with_columns(pl.col(item_list).str.split(" ").alias("prefix"), pl.lit(rank, pl.Int8).alias("split"))
+            read_columns(path, (user, item_list, item), fields)
+            .with_columns(
+                pl.col(item_list).str.split(fields.seq_separator).alias("prefix"), pl.lit(rank, pl.Int8).alias("split")
+            )
             .drop(item_list)
         )
     rows = pl.concat(tables).with_columns(pl.col("prefix").list.len().alias("length"))
@@ -195,8 +284,8 @@ def read_splits(
     _check_rows(rows, longest, user, item, cut, folder / name)
     flat = longest.select(user, "sequence", "n").explode("sequence")
     counts = longest["n"].to_numpy().astype(np.int64)
-    users, user_tokens = _codes(flat[user])
-    items, item_tokens = _codes(flat["sequence"])
+    users, user_tokens = codes(flat[user])
+    items, item_tokens = codes(flat["sequence"])
     time = np.arange(len(flat), dtype=np.float64) - np.repeat(np.cumsum(counts) - counts, counts)
     return Interactions(users, items, time, user_tokens, item_tokens)
 
@@ -212,7 +301,7 @@ def _unfold(prefixes: list[list[str]], targets: list[str], cut: int, token: str,
             sequence.append(targets[row])
         else:
             return sequence
-    raise UserError(
+    raise NotLeaveOneOut(
         f"{name}.*.inter: the rows of user {token!r} are not the leave-one-out pairs of one sequence; prepare them again"
     )
 
@@ -236,7 +325,7 @@ def _check_rows(rows: pl.DataFrame, longest: pl.DataFrame, user: str, item: str,
     uneven = counts.filter(pl.col("rows") != pl.col("n").cast(pl.Int64) - 1)
     for bad in (wrong, uneven):
         if len(bad):
-            raise UserError(
+            raise NotLeaveOneOut(
                 f"{name}.*.inter: the rows of user {bad[user][0]!r} are not the leave-one-out pairs of one sequence; "
                 f"write {name.name}.inter with user_id, item_id and timestamp instead"
             )

@@ -13,21 +13,20 @@ from recbole.data.interaction import Interaction
 from recbole.utils.enum_type import FeatureSource, FeatureType
 from torch import Tensor
 
-from recbole_unisrec.data.atomic import find_layout, read_splits, read_standard
+from recbole_unisrec.data.atomic import SPLITS, Fields, NotLeaveOneOut, find_layout, read_splits, read_standard
+from recbole_unisrec.data.benchmark import Given, read_given
+from recbole_unisrec.data.download import fetch_dataset
 from recbole_unisrec.data.features import FeatureTable, load_features
-from recbole_unisrec.data.sequences import (
-    LeaveOneOut,
-    Pairs,
-    Segments,
-    cut_segments,
-    hold_out_items,
-    keep_users,
-    leave_one_out,
-)
+from recbole_unisrec.data.sequences import Pairs, Segments
+from recbole_unisrec.data.splits import Sequences, Split, as_given, hold_out_items, keep_users, split_function
 from recbole_unisrec.errors import UserError
 
 COLD_BY = ("random", "time")
-LEAVE_ONE_OUT = {"LS": "valid_and_test"}
+# settings with which RecBole's own reading is needed: they name columns that ours passes over, or change them
+OTHER_COLUMNS = (
+    "unload_col", "additional_feat_suffix", "threshold", "preload_weight", "alias_of_user_id", "normalize_field",
+    "normalize_all", "discretization", "numerical_features",
+)  # fmt: skip
 
 
 class PairInteraction(Interaction):
@@ -53,6 +52,13 @@ class PairInteraction(Interaction):
         rows = {name: values[index] for name, values in self.interaction.items()}
         return Interaction({**rows, self.list_field: self.pairs.padded(index, self.window)})
 
+    def _reindex(self, index: Any) -> None:
+        """Put the rows in another order, in place (RecBole's ``sort`` and ``shuffle``)."""
+        index = torch.as_tensor(np.asarray(index))
+        super()._reindex(index)
+        pairs = self.pairs
+        self.pairs = Pairs(pairs.items, pairs.user[index], pairs.start[index], pairs.target[index])
+
     def __contains__(self, name: object) -> bool:
         return name == self.list_field or name in self.interaction
 
@@ -66,43 +72,86 @@ class PairInteraction(Interaction):
         return self[slice(None)].to(device, selected_field)
 
 
-class SequenceDataset(SequentialDataset):
-    """Leave-one-out next-item dataset from either layout of files, in memory linear in the interactions.
+def needs_recbole(config: Any) -> bool:
+    """Whether settings ask for columns or filters beyond user, item and time, so that RecBole's own reading is used."""
+    own = {config["USER_ID_FIELD"], config["ITEM_ID_FIELD"], config["TIME_FIELD"], "user_id", "item_id"}
+    columns = config["load_col"]
+    plain = isinstance(columns, dict) and set(columns) == {"inter"} and set(columns["inter"]) <= own
+    filters = set(config["val_interval"] or {}) - {config["TIME_FIELD"]}
+    return not plain or bool(filters) or any(config[name] for name in OTHER_COLUMNS)
 
-    Splits and prefixes are those of RecBole's ``SequentialDataset``. After `build`, each part has ``pairs``, the
-    training part also has ``segments``.
+
+class SequenceDataset(SequentialDataset):
+    """Next-item dataset from any layout of files, in memory linear in the interactions.
+
+    Users, items, pairs and prefixes are those of RecBole's ``SequentialDataset`` under the same settings. After `build`,
+    each part has ``pairs``, the training part also has ``segments``.
 
     Raises
     ------
     UserError
-        If files are missing or malformed, or settings ask for another split than leave-one-out.
+        If files are missing or malformed, or settings do not fit them.
     """
 
     pairs: Pairs
-    split: LeaveOneOut
+    split: Split
     cold: Tensor | None = None  # bool [n_items], items held out of training by ``cold_items``
+    given: Given | None = None  # files that came split beforehand
 
     def __init__(self, config: Any) -> None:
         self.max_item_list_len = config["MAX_ITEM_LIST_LENGTH"]
         self.item_list_length_field = config["ITEM_LIST_LENGTH_FIELD"]
-        Dataset.__init__(self, config)  # not SequentialDataset's: it would look for the split files in RecBole's way
+        self._tokens: dict[str, list[str]] = {}
+        self.inter_feat: Any = None
+        try:
+            Dataset.__init__(
+                self, config
+            )  # not SequentialDataset's: it would look for the split files in RecBole's way
+        except (ValueError, KeyError, TypeError, AttributeError) as error:  # RecBole's, on what it cannot do
+            if isinstance(error, UserError):
+                raise
+            text = str(error).strip("'")
+            raise UserError(
+                f"RecBole cannot load {config['dataset']} with these settings ({type(error).__name__}: {text}); check "
+                "load_col and the filters against the columns of its files"
+            ) from error
 
     def _get_preset(self) -> None:
         super()._get_preset()
-        self.benchmark_filename_list = None
         self.item_id_list_field = self.config["ITEM_ID_FIELD"] + self.config["LIST_SUFFIX"]
+
+    def _set_alias(self, alias_name: str, default_value: list[str]) -> None:
+        super()._set_alias(alias_name, default_value)
+        # a column that is not there has no ids to share
+        self.alias[alias_name] = np.array([f for f in self.alias[alias_name] if f in self.field2type])
 
     def _load_data(self, token: str, dataset_path: str) -> None:
         folder = Path(dataset_path)
-        if not folder.is_dir():
-            from recbole_unisrec.data.atomic import prepare_hint
-
-            raise UserError(f"dataset {token!r} is not there: no folder {folder}; {prepare_hint(token, folder)}")
-        self.layout = find_layout(folder, token)
+        fetch_dataset(folder, token)
+        fields = Fields.of(self.config)
+        files = self.config["benchmark_filename"]
+        self.layout = "given" if files is not None else find_layout(folder, token)
+        if self.layout == "standard" and needs_recbole(self.config):
+            super()._load_data(token, dataset_path)
+            missing = [f for f in (self.uid_field, self.iid_field, self.time_field) if f not in self.inter_feat]
+            if missing:
+                raise UserError(
+                    f"{folder / f'{token}.inter'}: {', '.join(missing)} is not loaded; name it in load_col inter, and see "
+                    "USER_ID_FIELD, ITEM_ID_FIELD and TIME_FIELD"
+                )
+            return
         if self.layout == "standard":
-            found = read_standard(folder / f"{token}.inter", self.uid_field, self.iid_field, self.time_field)
-        else:
-            found = read_splits(folder, token, self.uid_field, self.iid_field, self.item_id_list_field)
+            found = read_standard(folder / f"{token}.inter", fields)
+        elif self.layout == "split":
+            try:
+                found = read_splits(folder, token, fields)
+            except NotLeaveOneOut:  # then they are whatever they are
+                self.layout, files = "given", list(SPLITS)
+        if self.layout == "given":
+            self.given = read_given(folder, token, files, fields, self.max_item_list_len)
+            found = self.given.entries
+        # what is split beforehand is not filtered, here as in RecBole
+        self.benchmark_filename_list = files
         self._tokens = {self.uid_field: found.user_tokens, self.iid_field: found.item_tokens}
         self.inter_feat = pd.DataFrame(
             {self.uid_field: found.user, self.iid_field: found.item, self.time_field: found.time}
@@ -116,36 +165,32 @@ class SequenceDataset(SequentialDataset):
         self.user_feat = self.item_feat = None
 
     def _remap_ID_all(self) -> None:
-        # RecBole numbers the codes of the reader anew (filters may have dropped some); put the tokens back
         super()._remap_ID_all()
+        # RecBole numbers the codes of our readers anew (filters may have dropped some); put the tokens back
         for field, tokens in self._tokens.items():
             codes = self.field2id_token[field][1:].astype(np.int64)
             names = ["[PAD]", *(tokens[code] for code in codes)]
             self.field2id_token[field] = np.array(names)
             self.field2token_id[field] = {name: i for i, name in enumerate(names)}
-        del self._tokens
+        self._tokens = {}
 
     def _change_feat_format(self) -> None:
         if len(self.inter_feat) == 0:
             raise UserError(f"no interaction of {self.dataset_name} is left after the filters; relax them")
-        users, items = self.inter_feat[self.uid_field].to_numpy(), self.inter_feat[self.iid_field].to_numpy()
-        # ties in time keep the order of the file
-        order = np.lexsort((self.inter_feat[self.time_field].to_numpy(), users))
-        users, items = users[order], items[order]
-        first = np.flatnonzero(np.r_[True, users[1:] != users[:-1]])
-        offsets = np.r_[first, len(users)]
-        self.split = leave_one_out(items, offsets, users[first].astype(np.int64), self.max_item_list_len)
+        users, items, times = (
+            self.inter_feat[field].to_numpy() for field in (self.uid_field, self.iid_field, self.time_field)
+        )
+        self.user_feat = self.item_feat = None  # columns have done their part in the filters
+        self.feat_name_list = ["inter_feat"]
+        self.split = self._split(users, items, times)
         if self.config["cold_items"]:
-            self.cold = self._cold_items(items, self.inter_feat[self.time_field].to_numpy()[order])
+            self.cold = self._cold_items(items, times)
             self.split = hold_out_items(self.split, self.cold, self.max_item_list_len)
         if self.config["train_users"] is not None:
             self.split = keep_users(self.split, self._train_users())
-        parts = (self.split.train, self.split.valid, self.split.test)
-        shift = [0, len(parts[0].items), len(parts[0].items)] if self.config["cold_items"] else [0, 0, 0]
         whole = Pairs(
-            torch.cat([parts[0].items, parts[2].items]) if self.config["cold_items"] else parts[0].items,
-            torch.cat([p.user for p in parts]),
-            *(torch.cat([getattr(p, f) + n for p, n in zip(parts, shift, strict=True)]) for f in ("start", "target")),
+            self.split.items,
+            *(torch.cat([getattr(p, name) for p in self.split.parts]) for name in ("user", "start", "target")),
         )
         self.set_field_property(self.item_list_length_field, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
         self.set_field_property(
@@ -155,6 +200,41 @@ class SequenceDataset(SequentialDataset):
         self.field2token_id[self.item_id_list_field] = self.field2token_id[self.iid_field]
         self._set_pairs(whole)
 
+    def _split(self, users: np.ndarray, items: np.ndarray, times: np.ndarray) -> Split:
+        """The split that the files or ``eval_args`` ask for."""
+        window = self.max_item_list_len
+        if self.given is not None and self.given.begin is not None:
+            sequences = Sequences(items.astype(np.int64), users.astype(np.int64), self.given.begin, times)
+            return as_given(sequences, window, self.given.positions)
+        sequences = Sequences.of(users, items, times)
+        if self.given is not None and self.given.part is not None:
+            part = self.given.part[np.lexsort((times, users))][sequences.targets]
+            return as_given(sequences, window, [sequences.targets[part == k] for k in range(3)])
+        args = self.config["eval_args"]
+        if "TIME" in args["split"] and not self.has_times:
+            raise UserError(
+                f"{self.dataset_name} comes in split files, which have no times; it cannot be split by time"
+            )
+        return split_function(args)(sequences, window)
+
+    def read_index(self) -> dict[str, int] | None:
+        """Row of each item in the feature file; None if nothing says so."""
+        path = Path(self.dataset_path) / f"{self.dataset_name}.item2index"
+        return read_index(path) if path.is_file() else None
+
+    @property
+    def numbered(self) -> bool:
+        """Whether item tokens are numbers of rows in the texts and features (the authors' files), rather than names."""
+        if self.layout == "standard":
+            return False
+        index = self.read_index()
+        return index is None or not all(token in index for token in self.field2id_token[self.iid_field][1:])
+
+    @property
+    def has_times(self) -> bool:
+        """Whether times are more than the order within the user."""
+        return self.layout == "standard" or (self.given is not None and self.given.part is not None)
+
     def _cold_items(self, items: np.ndarray, times: np.ndarray) -> Tensor:
         """bool [n_items]: a share of the items, drawn at random (always the same) or the newest."""
         share, by = self.config["cold_items"], self.config["cold_by"] or "random"
@@ -163,7 +243,7 @@ class SequenceDataset(SequentialDataset):
                 f"cold_items must be a share between 0 and 1 and cold_by one of {', '.join(COLD_BY)}, not {share!r} and "
                 f"{by!r}"
             )
-        if by == "time" and self.layout == "split":
+        if by == "time" and not self.has_times:
             raise UserError(f"{self.dataset_name} comes in split files, which have no times; use cold_by: random")
         known = np.unique(items)
         if by == "time":
@@ -208,44 +288,39 @@ class SequenceDataset(SequentialDataset):
         list of SequenceDataset
             Each shares tokens and features with this one.
         """
-        args = self.config["eval_args"]
-        if args["split"] != LEAVE_ONE_OUT or args["order"] != "TO":
-            raise UserError(
-                f"{self.config['model']} splits leave-one-out, but eval_args asks for {args['split']} in order "
-                f"{args['order']}; use split {LEAVE_ONE_OUT} and order TO"
-            )
         self._change_feat_format()
-        if not len(self.split.train) or not len(self.split.test):
-            raise UserError(
-                f"{self.dataset_name} has no user with three interactions or more, so nothing can be held out; "
-                "use a larger dataset"
-            )
+        self._check_parts()
         built = []
-        for pairs in (self.split.train, self.split.valid, self.split.test):
+        for pairs in self.split.parts:
             part = self.copy(self.inter_feat)
             part._set_pairs(pairs)
             built.append(part)
         return built
 
-    @property
-    def segments(self) -> Segments:
-        """Training stretches cut to the window (``long_sequences: exact`` or ``blocks``)."""
-        return cut_segments(
-            self.split.train.items,
-            self.split.train_start,
-            self.split.train_stop,
-            self.max_item_list_len,
-            exact=self.config["long_sequences"] == "exact",
+    def _check_parts(self) -> None:
+        """Say what is wrong where nothing is left to train on, or to measure by."""
+        asked = "benchmark_filename" if self.given is not None else str(self.config["eval_args"]["split"])
+        train, valid, test = (len(part) for part in self.split.parts)
+        if train and (valid or test or "ALL" in self.config["eval_args"]["split"]):
+            return
+        if self.given is None and "LS" in self.config["eval_args"]["split"]:
+            raise UserError(
+                f"{self.dataset_name} has no user with three interactions or more, so nothing can be held out; "
+                "use a larger dataset"
+            )
+        raise UserError(
+            f"{self.dataset_name} split by {asked} has {train} pairs to train on, {valid} to validate and {test} to test; "
+            "choose another split"
         )
 
+    @property
+    def segments(self) -> Segments:
+        """What training reads, cut to the window (``long_sequences: exact`` or ``blocks``)."""
+        return self.split.segments(self.max_item_list_len, exact=self.config["long_sequences"] == "exact")
+
     def item_popularity(self) -> Tensor:
-        """int64 [n_items]: how often each item occurs in the users' training stretches, as input or next item."""
-        counts = torch.zeros(self.item_num, dtype=torch.int64)
-        stretch = torch.zeros(len(self.split.train.items) + 1, dtype=torch.int64)
-        stretch[self.split.train_start] += 1
-        stretch[self.split.train_stop] -= 1
-        inside = stretch.cumsum(0)[:-1].bool()
-        return counts.index_add_(0, self.split.train.items[inside], inside.long()[inside])
+        """int64 [n_items]: how often each item occurs in training, as input or next item."""
+        return self.split.popularity(self.item_num)
 
     def save(self) -> None:
         """Refuse: RecBole's cache would survive a changed feature file, and loading it runs code from the file."""
@@ -260,14 +335,14 @@ class TextDataset(SequenceDataset):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         folder = Path(self.dataset_path)
-        index_path = folder / f"{self.dataset_name}.item2index"
+        row_of = None if self.numbered else self.read_index()
         tokens = self.field2id_token[self.iid_field].tolist()
-        row_of = read_index(index_path) if index_path.is_file() else None
-        n_rows = len(row_of) if row_of is not None else 1 + max(int(t) for t in tokens[1:] if t.isdecimal())
+        index = row_of or self.read_index()
+        n_rows = len(index) if index is not None else 1 + max((int(t) for t in tokens[1:] if t.isdecimal()), default=-1)
         self.features = load_features(
             folder / f"{self.dataset_name}.{config['plm_suffix']}",
             tokens,
-            row_of if self.layout == "standard" else None,
+            row_of,
             n_rows,
             config["plm_size"],
         )

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,12 +64,15 @@ class Segments:
     first
         int64 [S]: the next items that count are ``items[start+first:stop]``, those before have been predicted from
         another segment.
+    counts
+        bool [n]: which entries of `items` count as next items at all; None is all of them.
     """
 
     items: Tensor
     start: Tensor
     stop: Tensor
     first: Tensor
+    counts: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.start)
@@ -78,123 +80,10 @@ class Segments:
     @property
     def n_pairs(self) -> Tensor:
         """int64 [S] number of (prefix, next item) pairs of each segment."""
-        return self.stop - self.start - self.first
-
-
-@dataclass(frozen=True)
-class LeaveOneOut:
-    """The three parts of a leave-one-out split, the training stretch of each user, and where each user begins."""
-
-    train: Pairs
-    valid: Pairs
-    test: Pairs
-    train_user: Tensor
-    train_start: Tensor
-    train_stop: Tensor
-    owner: Tensor
-    owner_start: Tensor
-
-
-def leave_one_out(items: np.ndarray, offsets: np.ndarray, users: np.ndarray, window: int) -> LeaveOneOut:
-    """Split each user's sequence: last item to test, the one before to validation, the rest to training.
-
-    Short sequences follow RecBole's ``leave_one_out(leave_one_mode="valid_and_test")``, which splits the pairs and
-    always leaves one to training: of two items the pair trains, of three the second trains and the third tests.
-
-    Parameters
-    ----------
-    items
-        int64 [n] item ids.
-    offsets
-        int64 [U + 1]: user u has ``items[offsets[u]:offsets[u+1]]``, in order of time.
-    users
-        int64 [U] user ids.
-    window
-        Longest history L that the model reads.
-    """
-    items_t = torch.from_numpy(np.ascontiguousarray(items, dtype=np.int64))
-    length = np.diff(offsets)
-    n_pairs = np.maximum(length - 1, 0)
-    held_out = np.minimum(2, np.maximum(n_pairs - 1, 0))
-    train_stop = offsets[:-1] + np.where(length > 0, n_pairs - held_out + 1, 0)
-
-    def pairs(owner: np.ndarray, target: np.ndarray) -> Pairs:
-        start = np.maximum(offsets[owner], target - window)
-        return Pairs(items_t, torch.from_numpy(users[owner]), torch.from_numpy(start), torch.from_numpy(target))
-
-    n_train = np.maximum(train_stop - offsets[:-1] - 1, 0)
-    owner = np.repeat(np.arange(len(users)), n_train)
-    step = np.arange(len(owner)) - np.repeat(np.cumsum(n_train) - n_train, n_train)
-    both, any_held = np.flatnonzero(held_out == 2), np.flatnonzero(held_out >= 1)
-    trained = np.flatnonzero(n_train > 0)
-    return LeaveOneOut(
-        train=pairs(owner, offsets[owner] + 1 + step),
-        valid=pairs(both, offsets[both + 1] - 2),
-        test=pairs(any_held, offsets[any_held + 1] - 1),
-        train_user=torch.from_numpy(users[trained]),
-        train_start=torch.from_numpy(offsets[trained]),
-        train_stop=torch.from_numpy(train_stop[trained]),
-        owner=torch.from_numpy(users),
-        owner_start=torch.from_numpy(offsets[:-1]),
-    )
-
-
-def hold_out_items(split: LeaveOneOut, cold: Tensor, window: int) -> LeaveOneOut:
-    """The same split without any trace of some items in training and validation, as if they were new in the shop.
-
-    They are taken out of the training stretches, and out of validation where they are the item to find. Test is left
-    as it is: histories and items to find may be cold.
-
-    Parameters
-    ----------
-    split
-        A leave-one-out split.
-    cold
-        bool [n_items], True for items to hold out.
-    window
-        Longest history L.
-    """
-    items = split.train.items
-    n_items = split.train_stop - split.train_start
-    owner = torch.repeat_interleave(torch.arange(len(n_items)), n_items)
-    within = torch.arange(len(owner)) - torch.repeat_interleave(n_items.cumsum(0) - n_items, n_items)
-    row = split.train_start[owner] + within
-    warm = ~cold[items[row]]
-    kept, owner = items[row[warm]], owner[warm]
-    length = torch.bincount(owner, minlength=len(n_items))
-    start = length.cumsum(0) - length
-    target = torch.arange(len(kept)) > start[owner]  # all but the first of each user
-    where = target.nonzero().squeeze(1)
-    train = Pairs(kept, split.train_user[owner[where]], torch.maximum(start[owner[where]], where - window), where)
-    trained = length > 1
-    return replace(
-        split,
-        train=train,
-        valid=split.valid.where(~cold[split.valid.items[split.valid.target]]),
-        train_user=split.train_user[trained],
-        train_start=start[trained],
-        train_stop=(start + length)[trained],
-    )
-
-
-def keep_users(split: LeaveOneOut, kept: Tensor) -> LeaveOneOut:
-    """The same split with the training stretches of some users only; validation and test stay as they are.
-
-    Parameters
-    ----------
-    split
-        A leave-one-out split.
-    kept
-        bool [n_users], True for users to learn from.
-    """
-    stretch = kept[split.train_user]
-    return replace(
-        split,
-        train=split.train.where(kept[split.train.user]),
-        train_user=split.train_user[stretch],
-        train_start=split.train_start[stretch],
-        train_stop=split.train_stop[stretch],
-    )
+        if self.counts is None:
+            return self.stop - self.start - self.first
+        before = torch.cat([torch.zeros(1, dtype=torch.int64), self.counts.cumsum(0)])
+        return before[self.stop] - before[self.start + self.first]
 
 
 def cut_segments(items: Tensor, start: Tensor, stop: Tensor, window: int, exact: bool = False) -> Segments:
@@ -338,7 +227,8 @@ TENSORS = ("item", "position", "output", "target")
 
 def pack(segments: Segments, index: Tensor, lengths: Tensor) -> PackedBatch:
     """Pack the chosen segments into one batch; pairs come out sorted by bucket, not in the order of `index`."""
-    return _pack(segments.items, segments.start[index], segments.stop[index] - 1, segments.first[index], lengths)[0]
+    start, stop, first = segments.start[index], segments.stop[index] - 1, segments.first[index]
+    return _pack(segments.items, start, stop, first, lengths, segments.counts)[0]
 
 
 def pack_last(pairs: Pairs, index: Tensor, lengths: Tensor) -> tuple[PackedBatch, Tensor]:
@@ -347,8 +237,10 @@ def pack_last(pairs: Pairs, index: Tensor, lengths: Tensor) -> tuple[PackedBatch
     return _pack(pairs.items, start, target, target - start, lengths)
 
 
-def _pack(items: Tensor, start: Tensor, stop: Tensor, first: Tensor, lengths: Tensor) -> tuple[PackedBatch, Tensor]:
-    """Inputs are items[start:stop]; output j (0-based, j >= first - 1) predicts items[start + j + 1]."""
+def _pack(
+    items: Tensor, start: Tensor, stop: Tensor, first: Tensor, lengths: Tensor, wanted: Tensor | None = None
+) -> tuple[PackedBatch, Tensor]:
+    """Inputs are items[start:stop]; output j (0-based, j >= first - 1) predicts items[start + j + 1] if that counts."""
     bucket = torch.searchsorted(lengths, stop - start)
     bucket, order = bucket.sort(stable=True)
     start, stop, first = start[order], stop[order], first[order]
@@ -364,9 +256,12 @@ def _pack(items: Tensor, start: Tensor, stop: Tensor, first: Tensor, lengths: Te
         real = column < stop[rows, None]
         batch_items.append(torch.where(real, items[column.clamp(max=len(items) - 1)], 0).flatten())
         positions.append(step.expand(n, -1).flatten())
-        wanted = (real & (step >= first[rows, None] - 1)).flatten().nonzero().squeeze(1)
-        outputs.append(wanted + offset)
-        targets.append(items[column.flatten()[wanted] + 1])
+        predicts = real & (step >= first[rows, None] - 1)
+        if wanted is not None:
+            predicts &= wanted[(column + 1).clamp(max=len(items) - 1)]
+        rows_out = predicts.flatten().nonzero().squeeze(1)
+        outputs.append(rows_out + offset)
+        targets.append(items[column.flatten()[rows_out] + 1])
         buckets.append((n, length))
         row, offset = row + n, offset + n * length
     packed = PackedBatch(torch.cat(batch_items), torch.cat(positions), buckets, torch.cat(outputs), torch.cat(targets))

@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from recbole.utils import init_seed
 from torch import Tensor
@@ -99,16 +100,18 @@ def train(config: Any, tell: Callable[[str], None] = record.say) -> quick_start.
         batch_size=config["train_batch_size"],
         epochs=max(1, config["epochs"]),
     )
-    length = split.train_stop - split.train_start
-    user = torch.repeat_interleave(split.train_user, length)
-    within = torch.arange(len(user)) - torch.repeat_interleave(length.cumsum(0) - length, length)
-    item = split.train.items[torch.repeat_interleave(split.train_start, length) + within]
-    model.fit(user, item, within)
+    start, stop = split.stretches()
+    if int((stop - start - 1).sum()) != len(split.train):
+        raise UserError("RecTools' row learns whole sequences, and this split leaves gaps in them; drop the row")
+    length = stop - start
+    sequence = torch.repeat_interleave(torch.arange(len(length)), length)
+    within = torch.arange(len(sequence)) - torch.repeat_interleave(length.cumsum(0) - length, length)
+    model.fit(sequence, split.items[start[sequence] + within], within)
     model.net.load_state_dict(best["state"])
     ranks = {part: rank(model.net, getattr(split, part), dataset.features.weight, window) for part in ("valid", "test")}
     users = TestUsers.of(dataset)
     tokens = dataset.field2id_token[dataset.uid_field][split.test.user.numpy()].astype(str)
-    order = tokens.argsort()
+    order = np.lexsort((split.test.target.numpy(), tokens))
     file = Path(config["checkpoint_dir"]) / "rectools.ranks.npz"
     write_ranks(file, tokens[order], ranks["test"].numpy()[order])
     return quick_start.Result(

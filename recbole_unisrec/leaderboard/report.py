@@ -95,7 +95,7 @@ class Report:
 
     def _per_user(self, standing: Standing) -> dict[str, np.ndarray]:
         ranks = self.board.ranks(standing)
-        return {metric: per_user(ranks, *split_name(metric)) for metric in self.board.names}
+        return {metric: per_user(ranks, *split_name(metric), self.board.users.user) for metric in self.board.names}
 
     def figure(self, standing: Standing, values: np.ndarray, mark: str = "") -> Cell:
         """Mean and deviation over seeds, linked to the row's JSON."""
@@ -215,7 +215,7 @@ class Report:
         seeds = max(len(s.runs) for s in self.standings)
         found = [
             Block("title", f"Leaderboard of {board.dataset}"),
-            Block("text", f"{facts}. Leave-one-out, ranking over all items. Mean ± standard deviation over {seeds} seeds; "
+            Block("text", f"{facts}. {split_text(board)}, ranking over all items. Mean ± standard deviation over {seeds} seeds; "
                   "the best figure of a column is bold, the second best italic. Each figure links to the JSON that it comes from."),
         ]  # fmt: skip
         if board.overrides.get("cold_items"):
@@ -232,7 +232,8 @@ class Report:
         if self.against:
             found += [
                 Block("head", f"Against {self.reference}"),
-                Block("text", "Change of the mean, and the p of a paired t-test over users (each user's mean over seeds), "
+                Block("text", "Change of the mean, and the p of a paired t-test over users (each user's mean over seeds"
+                      f"{' and items to find' if 'items to find' in board.facts else ''}), "
                       "two-sided, Holm-corrected for the number of rows and metrics."),
                 self.comparison(self.against),
             ]  # fmt: skip
@@ -300,6 +301,19 @@ class Report:
         target = folder / "report.html"
         write_text(target, page(blocks, self.plots))
         return target
+
+
+def split_text(board: Leaderboard) -> str:
+    """How the pairs were split, in words."""
+    args = board.overrides.get("eval_args") or {}
+    if board.overrides.get("benchmark_filename"):
+        return "Split as the files are"
+    ((kind, value),) = args.get("split", {"LS": "valid_and_test"}).items()
+    if kind == "LS":
+        return "Leave-one-out" if value == "valid_and_test" else f"Leave-one-out ({value})"
+    if kind == "TIME":
+        return f"Split by time: validation from {value[0]}, test from {value[1]}"
+    return f"Split {kind} {value}"
 
 
 def cold_text(board: Leaderboard) -> str:

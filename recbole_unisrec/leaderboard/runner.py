@@ -26,7 +26,7 @@ from recbole_unisrec.leaderboard import rectools
 from recbole_unisrec.leaderboard.rows import Row
 from recbole_unisrec.metrics import rank_metrics
 from recbole_unisrec.pretrain.checkpoint import load_pretrained
-from recbole_unisrec.settings import build_config, known_settings
+from recbole_unisrec.settings import DATA_SETTINGS, build_config, known_settings
 
 if TYPE_CHECKING:
     from recbole_unisrec.leaderboard.live import Watch
@@ -41,13 +41,7 @@ ELSEWHERE = {
     "log_wandb", "wandb_project", "single_spec", "local_rank", "world_size", "nproc", "offset", "ip", "port", "recipe",
     "dataset_save_path", "dataloaders_save_path", "save_dataset", "save_dataloaders", "eval_batch_size", "log_dir",
 }  # fmt: skip
-SPLIT = (
-    "data_path",
-    "MAX_ITEM_LIST_LENGTH",
-    "cold_items",
-    "cold_by",
-    "train_users",
-)  # settings that the splits depend on
+SPLIT = {"data_path", "cold_items", "cold_by", "train_users", *DATA_SETTINGS}  # settings that the splits depend on
 
 
 @dataclass
@@ -225,11 +219,14 @@ class Leaderboard:
             "users": dataset.user_num - 1,
             "items": dataset.item_num - 1,
             "training pairs": len(dataset.split.train),
-            "test users": len(dataset.split.test),
+            "test users": len(dataset.split.test.user.unique()),
         }
+        if len(dataset.split.test) > self.facts["test users"]:
+            self.facts["items to find"] = len(dataset.split.test)
         digest = hashlib.sha256("\n".join(dataset.field2id_token[dataset.iid_field]).encode())
-        for part in (dataset.split.train, dataset.split.valid, dataset.split.test):
-            for array in (part.items, part.user, part.start, part.target):
+        for part in dataset.split.parts:
+            order = part.target.argsort()  # which pairs there are, not in which order
+            for array in (part.items, part.user[order], part.start[order], part.target[order]):
                 digest.update(array.numpy().tobytes())
         self._data_digest = digest.hexdigest()
         return TestUsers.of(dataset)
@@ -367,7 +364,8 @@ class Leaderboard:
             found[part] = (pairs.user, rank[pairs.items[pairs.target]])
         users, ranks = found["test"]
         tokens = self._tokens[users.numpy()].astype(str)
-        write_ranks(self.ranks_file(row.name, key), tokens, ranks.numpy())
+        order = np.lexsort((self._split.test.target.numpy(), tokens))
+        write_ranks(self.ranks_file(row.name, key), tokens[order], ranks.numpy()[order])
         metrics = {part: dict(rank_metrics(r, METRICS, self.topk)) for part, (_, r) in found.items()}
         return Run(
             row=row.name,
@@ -378,9 +376,7 @@ class Leaderboard:
             test=metrics["test"],
             valid_score=metrics["valid"][self.score],
             groups={
-                kind: group_metrics(
-                    ranks.numpy()[np.argsort(tokens)], getattr(self.users, kind), bounds, METRICS, self.topk
-                )
+                kind: group_metrics(ranks.numpy()[order], getattr(self.users, kind), bounds, METRICS, self.topk)
                 for kind, bounds in GROUPS.items()
             },
             curve=[],
@@ -448,7 +444,7 @@ class Leaderboard:
         return Standing(row.name, row, tuning, [best, *(run for run in more if run)])
 
     def ranks(self, standing: Standing) -> np.ndarray:
-        """Ranks of all test users for each seed, int64 [S, U], in the order of ``self.users``.
+        """Ranks of all items to find for each seed, int64 [S, P], in the order of ``self.users``.
 
         Raises
         ------
@@ -459,7 +455,7 @@ class Leaderboard:
         for run in standing.runs:
             file = self.ranks_file(standing.name, run.key)
             users, ranks = read_ranks(file)
-            order = np.argsort(users)
+            order = np.argsort(users, kind="stable")
             if not np.array_equal(users[order], self.users.user):
                 raise UserError(f"{file} has other users than {self.dataset}; delete it and run again")
             found.append(ranks[order])

@@ -30,9 +30,28 @@ class Comparison:
     p: float
 
 
-def per_user(ranks: np.ndarray, metric: str = "ndcg", k: int = 10) -> np.ndarray:
-    """Metric of each user, mean over seeds: int64 ranks [S, U] -> float64 [U]."""
-    return np.mean([gains(torch.from_numpy(seed), metric, k).numpy() for seed in ranks], axis=0)
+def per_user(ranks: np.ndarray, metric: str = "ndcg", k: int = 10, users: np.ndarray | None = None) -> np.ndarray:
+    """Metric of each user, mean over seeds and over the user's items to find.
+
+    Parameters
+    ----------
+    ranks
+        int64 [S, P] ranks of the items to find for each seed.
+    metric, k
+        As in `metrics.gains`.
+    users
+        [P] whose item each is; None where each user has one.
+
+    Returns
+    -------
+    np.ndarray
+        float64 [U], the users in ascending order.
+    """
+    values = np.mean([gains(torch.from_numpy(seed), metric, k).numpy() for seed in ranks], axis=0)
+    if users is None:
+        return values
+    _, which, count = np.unique(users, return_inverse=True, return_counts=True)
+    return np.bincount(which, weights=values) / count
 
 
 def holm(p: list[float]) -> list[float]:

@@ -94,7 +94,7 @@ def read_checkpoint(path: Path, data_path: str | Path | None = None) -> Parts:
 
     folder = Path(final["data_path"])
     tokens = dataset.field2id_token[dataset.iid_field].tolist()[1:]
-    ids, texts = _ids_and_texts(folder, dataset_name, tokens, dataset.layout)
+    ids, texts = _ids_and_texts(folder, dataset_name, tokens, dataset.numbered)
     encoder: dict[str, Any] = {}
     fitted = None
     if features is not None:
@@ -135,13 +135,13 @@ def _settings(config: Any, model: Any) -> NetworkSettings:
     )
 
 
-def _ids_and_texts(folder: Path, name: str, tokens: list[str], layout: str) -> tuple[list[str], list[str]]:
-    """Raw ids and texts of the tokens, which are row numbers where the dataset is split by the authors' script."""
+def _ids_and_texts(folder: Path, name: str, tokens: list[str], numbered: bool) -> tuple[list[str], list[str]]:
+    """Raw ids and texts of the tokens, which may be row numbers (see `SequenceDataset.numbered`)."""
     if not any((folder / f"{name}.{kind}").is_file() for kind in ("text", "item")):
         return tokens, tokens  # a dataset without texts: the id is all there is to show
     ids, texts = read_texts(folder, name)
     text_of = dict(zip(ids, texts, strict=True))
-    if layout != "standard":
+    if numbered:
         try:
             return [ids[int(t)] for t in tokens], [texts[int(t)] for t in tokens]
         except (ValueError, IndexError) as error:

@@ -7,13 +7,10 @@ from hypothesis import strategies as st
 from recbole_unisrec.data.sequences import (
     PackedLoader,
     bucket_lengths,
-    cut_segments,
-    hold_out_items,
-    keep_users,
-    leave_one_out,
     pack,
     pack_last,
 )
+from recbole_unisrec.data.splits import Sequences, Split, leave_one_out
 from recbole_unisrec.model.encoder import CausalTransformer
 
 
@@ -31,10 +28,11 @@ def by_hand(sequences: list[list[int]], window: int) -> dict[str, list[tuple[lis
     return parts
 
 
-def split(sequences: list[list[int]], window: int):  # type: ignore[no-untyped-def]
-    items = np.concatenate([np.array(s, dtype=np.int64) for s in sequences])
-    offsets = np.r_[0, np.cumsum([len(s) for s in sequences])]
-    return leave_one_out(items, offsets, np.arange(1, len(sequences) + 1), window)
+def split(sequences: list[list[int]], window: int) -> Split:
+    """Times are such that users come one after the other."""
+    lengths = [len(s) for s in sequences]
+    items, users = np.concatenate([np.array(s) for s in sequences]), np.repeat(np.arange(1, len(lengths) + 1), lengths)
+    return leave_one_out(Sequences.of(users, items, np.arange(float(len(items)))), window)
 
 
 lists = st.lists(st.lists(st.integers(1, 30), min_size=1, max_size=25), min_size=1, max_size=8)
@@ -55,7 +53,7 @@ def test_leave_one_out_equals_the_obvious_one(sequences: list[list[int]], window
 @given(lists, st.integers(1, 8), st.booleans())
 def test_segments_predict_each_training_item_once(sequences: list[list[int]], window: int, exact: bool) -> None:
     parts = split(sequences, window)
-    segments = cut_segments(parts.train.items, parts.train_start, parts.train_stop, window, exact)
+    segments = parts.segments(window, exact)
     predicted = []
     for start, stop, first in zip(segments.start, segments.stop, segments.first, strict=True):
         assert stop - start - 1 <= window
@@ -82,7 +80,7 @@ def test_packed_outputs_equal_prefixes_encoded_one_by_one(sequences: list[list[i
     parts = split(sequences, window)
     if not len(parts.train):
         return
-    segments = cut_segments(parts.train.items, parts.train_start, parts.train_stop, window, exact=True)
+    segments = parts.segments(window, exact=True)
     batch = pack(segments, torch.randperm(len(segments)), bucket_lengths(window))
     assert sum(n * length for n, length in batch.buckets) == len(batch.item)
     table, places = torch.randn(31, 8, dtype=torch.float64), torch.randn(window, 8, dtype=torch.float64)
@@ -109,7 +107,7 @@ def test_pack_last_gives_one_output_for_each_row() -> None:
 def test_loader_covers_every_pair_once_an_epoch_in_a_seeded_order() -> None:
     rng = np.random.default_rng(0)
     parts = split([rng.integers(1, 30, n).tolist() for n in rng.integers(3, 20, 50)], window=8)
-    segments = cut_segments(parts.train.items, parts.train_start, parts.train_stop, 8)
+    segments = parts.segments(8)
     first, again = (PackedLoader(segments, 32, 8, seed=1) for _ in range(2))
     batches = list(first)
     assert len(batches) == len(first)
@@ -124,46 +122,3 @@ def test_bucket_lengths_reach_the_window() -> None:
         lengths = bucket_lengths(window)
         assert lengths[-1] == window
         assert (lengths.diff() > 0).all()
-
-
-def test_users_that_are_not_learned_from_stay_in_test() -> None:
-    rng = np.random.default_rng(1)
-    lengths = rng.integers(2, 12, 40)
-    offsets = np.r_[0, lengths.cumsum()]
-    split = leave_one_out(rng.integers(1, 20, offsets[-1]), offsets, np.arange(1, 41), window=4)
-    kept = torch.zeros(41, dtype=torch.bool)
-    kept[[2, 3, 30]] = True
-    few = keep_users(split, kept)
-    assert set(few.train.user.tolist()) == set(few.train_user.tolist()) == {2, 3, 30}
-    assert len(few.train) == sum(max(1, lengths[user - 1] - 3) for user in (2, 3, 30))
-    assert int(cut_segments(few.train.items, few.train_start, few.train_stop, 4, exact=True).n_pairs.sum()) == len(
-        few.train
-    )
-    assert (few.valid, few.test) == (split.valid, split.test)
-
-
-def test_held_out_items_leave_no_trace_in_training() -> None:
-    rng = np.random.default_rng(0)
-    lengths = rng.integers(2, 12, 60)
-    offsets = np.r_[0, lengths.cumsum()]
-    items = rng.integers(1, 20, offsets[-1])
-    split = leave_one_out(items, offsets, np.arange(1, 61), window=4)
-    cold = torch.zeros(20, dtype=torch.bool)
-    cold[[3, 7, 11]] = True
-    held = hold_out_items(split, cold, window=4)
-    expected = []
-    for user, start, stop in zip(
-        split.train_user.tolist(), split.train_start.tolist(), split.train_stop.tolist(), strict=True
-    ):
-        warm = [i for i in items[start:stop].tolist() if not cold[i]]
-        expected += [(user, warm[max(0, t - 4) : t], warm[t]) for t in range(1, len(warm))]
-    train = held.train
-    found = [
-        (user, train.items[start:target].tolist(), int(train.items[target]))
-        for user, start, target in zip(train.user.tolist(), train.start.tolist(), train.target.tolist(), strict=True)
-    ]
-    assert found == expected
-    segments = cut_segments(train.items, held.train_start, held.train_stop, 4, exact=True)
-    assert int(segments.n_pairs.sum()) == len(train)
-    assert not cold[held.valid.items[held.valid.target]].any()
-    assert held.test is split.test
