@@ -216,6 +216,34 @@ class Several(Kind):
 
 
 @dataclass(frozen=True)
+class Interval(Kind):
+    """Intervals of numbers like ``[5,inf)``, with semicolons between; `tokens` takes a list of names too."""
+
+    tokens: bool = False
+    type = "text"
+
+    def fits(self, value: Any) -> bool:
+        """Whether it is one; RecBole reads ``"[3,20]"`` as a list of two numbers."""
+        if isinstance(value, str):
+            return all(INTERVAL.fullmatch(part.strip()) for part in value.split(";"))
+        if not isinstance(value, list | tuple):
+            return False
+        if len(value) == 2 and all(Number().fits(bound) for bound in value):
+            return True
+        return self.tokens and all(isinstance(name, str | int) for name in value)
+
+    @property
+    def words(self) -> str:
+        """``an interval like ...``."""
+        return 'an interval like "[5,inf)"' + (" or a list of names" if self.tokens else "")
+
+    @property
+    def range(self) -> str:
+        """An example."""
+        return 'like "[5,inf)"'
+
+
+@dataclass(frozen=True)
 class Mapped(Kind):
     """A mapping; of the values under the names in `keys` (all, if it is None) each is of the kind `of`."""
 

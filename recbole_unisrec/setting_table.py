@@ -16,11 +16,11 @@ from recbole_unisrec.registry import MODELS, PACKED
 from recbole_unisrec.setting_kinds import (
     DROPOUT,
     FLAG,
-    INTERVAL,
     NAME,
     POSITIVE,
     SHARE,
     Choice,
+    Interval,
     Kind,
     Mapped,
     Number,
@@ -82,7 +82,7 @@ class Setting:
         return not self.models or model in self.models
 
 
-INTERVALS = Text(rf"{INTERVAL.pattern}(\s*;\s*{INTERVAL.pattern})*", 'an interval like "[5,inf)"')
+INTERVALS = Interval()
 FIELDS = Several(NAME, "[title, brand]")
 COLUMNS = Mapped("{inter: [user_id, item_id, timestamp]}")
 METRICS = (
@@ -159,7 +159,7 @@ TABLE: dict[str, list[Setting]] = {
         Setting("train_users", Number(0, 1, above=True), "share of users to learn from, to test with little data; ~ is all", optional=True),
         Setting("user_inter_num_interval", INTERVALS, "users with so many interactions stay", optional=True),
         Setting("item_inter_num_interval", INTERVALS, "items with so many interactions stay", optional=True),
-        Setting("val_interval", Mapped('{rating: "[4,inf)"}', INTERVALS), "interactions with values within these stay", optional=True),
+        Setting("val_interval", Mapped('{rating: "[4,inf)"}', Interval(tokens=True)), "interactions with values within these stay", optional=True),
         Setting("rm_dup_inter", Choice(("first", "last")), "of interactions of one user with one item, keep the first or the last in time", optional=True),
         Setting("filter_inter_by_user_or_item", FLAG, "drop interactions of users and items that were filtered out"),
         Setting("threshold", Mapped("{rating: 4}", Number()), "make 0/1 labels of a column", optional=True),
@@ -187,7 +187,7 @@ TABLE: dict[str, list[Setting]] = {
         Setting("valid_metric", NAME, "chooses the best epoch on validation; one of metrics, at one of topk"),
         Setting("eval_batch_size", whole(1), "users that are evaluated together"),
         Setting("metric_decimal_place", whole(0), "decimals of the metrics"),
-        Setting("eval_args", Mapped(NO_SPLIT, keys=("split", "order", "group_by", "mode")), "how to split, and what to rank: all items (full), or the next item among N drawn ones (uniN)"),
+        Setting("eval_args", Mapped(NO_SPLIT, keys=("split", "order", "group_by", "mode")), "how to split (LS, RS, TS, TIME or ALL, see docs/comparing.md), and what to rank: all items (full), or the next item among N drawn ones (uniN)"),
         Setting("repeatable", FLAG, "whether what a user had may be recommended again; sequences need True"),
         Setting("tail_ratio", Number(0), "of TailPercentage: the share (or, from 1 on, the count) of items that are the tail; ~ is 0.1", default=None, optional=True),
     ],
