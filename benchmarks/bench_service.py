@@ -6,6 +6,9 @@ Starts `unisrec serve` in a process of its own, on a free port of 127.0.0.1. Eac
 the next POST /recommend when the answer to the last one is there; histories are random items of the catalogue. With
 --changes another client replaces a pair of items of equal text all the while; it counts as torn an answer in which
 the two have different scores, or that holds an item twice. The clients share the two cores with the service.
+
+With --writers so many more clients add new items all the while, eight a request, each a text that the language model
+encodes; each row is measured without them and then with them. A writer that is told to wait (503) does, and asks again.
 """
 
 from __future__ import annotations
@@ -56,7 +59,13 @@ async def client(port: int, ids: list[str], stop: float, seed: int, seconds: lis
     while time.perf_counter() < stop:
         history = [ids[i] for i in rng.integers(len(ids), size=1 + int(rng.geometric(0.2)))]
         started = time.perf_counter()
-        status, body = await connection.ask("POST", "/recommend", {"history": history, "k": 10})
+        asked = connection.ask("POST", "/recommend", {"history": history, "k": 10})
+        try:
+            status, body = await asyncio.wait_for(asked, 70)
+        except TimeoutError:
+            seconds.append(70.0)
+            wrong[0] += 1
+            break
         seconds.append(time.perf_counter() - started)
         if status != 200:
             wrong[0] += 1
@@ -80,8 +89,29 @@ async def changer(port: int, text: str, stop: float, counts: list[int]) -> None:
     connection.writer.close()
 
 
-async def phase(port: int, n_clients: int, duration: float, changes: bool) -> str:
-    """One row of the table."""
+async def writer(port: int, words: list[str], stop: float, seed: int, counts: list[int]) -> None:
+    """Add new items again and again; `counts` are added items and refusals."""
+    rng = np.random.default_rng(seed)
+    connection = await Connection.open(port)
+    number = 0
+    while time.perf_counter() < stop:
+        items = []
+        for _ in range(8):
+            number += 1
+            text = " ".join(words[i] for i in rng.integers(len(words), size=60))
+            items.append({"item_id": f"new-{seed}-{number}-{stop:.0f}", "text": text})
+        left = stop + 60 - time.perf_counter()
+        status, _ = await asyncio.wait_for(connection.ask("POST", "/items", {"items": items}), left)
+        if status == 201:
+            counts[0] += len(items)
+        else:
+            counts[1] += 1
+            await asyncio.sleep(1)
+    connection.writer.close()
+
+
+async def phase(port: int, n_clients: int, duration: float, changes: bool, writers: int = 0) -> tuple[str, float]:
+    """One row of the table, and its p99."""
     connection = await Connection.open(port)
     ids: list[str] = []
     for word in "aeiou":
@@ -89,6 +119,8 @@ async def phase(port: int, n_clients: int, duration: float, changes: bool) -> st
         ids += [item["item_id"] for item in json.loads(body)["items"] if not item["item_id"].startswith("twin-")]
     _, body = await connection.ask("GET", "/items?limit=1")
     text = json.loads(body)["items"][0]["title"]
+    _, body = await connection.ask("GET", "/items?limit=100")
+    words = sorted({word for item in json.loads(body)["items"] for word in item["title"].split()})
     seconds: list[float] = []
     wrong, counts = [0, 0], [0, 0]
     started = time.perf_counter()
@@ -96,8 +128,13 @@ async def phase(port: int, n_clients: int, duration: float, changes: bool) -> st
     tasks = [client(port, ids, stop, seed, seconds, wrong) for seed in range(n_clients)]
     if changes:
         tasks.append(changer(port, text, stop, counts))
+    added = [0, 0]
+    adding = [asyncio.create_task(writer(port, words, stop, seed, added)) for seed in range(writers)]
+    if writers:
+        await asyncio.sleep(2)  # until all of them wait
     await asyncio.gather(*tasks)
     passed = time.perf_counter() - started
+    await asyncio.gather(*adding)
     connection.writer.close()
     p50, p99 = np.quantile(seconds, [0.5, 0.99]) * 1e3
     cells = [
@@ -109,7 +146,9 @@ async def phase(port: int, n_clients: int, duration: float, changes: bool) -> st
         counts[0],
         wrong[1],
     ]
-    return "| " + " | ".join(map(str, cells)) + " |"
+    if writers:
+        cells += [writers, added[0], added[1]]
+    return "| " + " | ".join(map(str, cells)) + " |", float(p99)
 
 
 def main(arguments: list[str]) -> None:
@@ -119,11 +158,14 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32], help="default: 1 8 32")
     parser.add_argument("--seconds", type=float, default=10, help="of each row, at most 60 (default: %(default)s)")
     parser.add_argument("--changes", action="store_true", help="change items meanwhile (needs the encoder)")
+    parser.add_argument("--writers", type=int, default=0, help="clients that add items meanwhile (needs the encoder)")
+    parser.add_argument("--options", nargs="*", default=[], help="further options of `unisrec serve`, after the others")
     args = parser.parse_args(arguments)
     if not 0 < args.seconds <= 60 or max(args.clients) > 256:
         raise UserError("at most 60 seconds a row and 256 clients")
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from recbole_unisrec.cli import main; sys.exit(main())"
     command = [sys.executable, "-W", "ignore", "-c", code, "serve", "--model", str(args.model), "--port", "0"]
+    command += args.options
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
@@ -134,10 +176,15 @@ def main(arguments: list[str]) -> None:
             port = int(line.partition("http://127.0.0.1:")[2].partition("/")[0])
             print(line.strip() + "\n")
             asyncio.run(phase(port, 2, 1.0, args.changes))  # the first requests pay for kernels and the encoder
-            print("| clients | requests/s | p50 ms | p99 ms | errors | changes | torn answers |")
-            print("|---:|---:|---:|---:|---:|---:|---:|")
+            more = " writers | items added | told to wait |" if args.writers else ""
+            print("| clients | requests/s | p50 ms | p99 ms | errors | changes | torn answers |" + more)
+            print("|---:|---:|---:|---:|---:|---:|---:|" + "---:|---:|---:|" * bool(more))
             for n_clients in args.clients:
-                print(asyncio.run(phase(port, n_clients, args.seconds, args.changes)), flush=True)
+                row, alone = asyncio.run(phase(port, n_clients, args.seconds, args.changes))
+                print(row + " 0 | 0 | 0 |" * bool(more), flush=True)
+                if args.writers:
+                    row, busy = asyncio.run(phase(port, n_clients, args.seconds, args.changes, args.writers))
+                    print(row + f" (p99 {busy / alone:.1f} times)", flush=True)
         finally:
             process.send_signal(signal.SIGTERM)
             status = process.wait(60)

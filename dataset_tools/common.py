@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dataset_tools.swap import recover_folder, swap
+
 
 class UserError(Exception):
     """A mistake that the user can mend. The message is one sentence: what is wrong, where, and what to do."""
@@ -66,6 +68,7 @@ def whole_folder(folder: Path, check: Callable[[], None]) -> Iterator[Path]:
     UserError
         If the disk is full or the place cannot be written. What was there stays.
     """
+    recover_folder(folder)
     check()
     temporary: Path | None = None
     try:
@@ -77,7 +80,7 @@ def whole_folder(folder: Path, check: Callable[[], None]) -> Iterator[Path]:
             with open(path, "rb") as written:
                 os.fsync(written.fileno())
         check()
-        _swap(temporary, folder)
+        swap(temporary, folder)
     except OSError as error:
         raise UserError(
             f"could not write {folder}: {error.strerror or error}; free some space or check permissions, "
@@ -86,23 +89,6 @@ def whole_folder(folder: Path, check: Callable[[], None]) -> Iterator[Path]:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _swap(new: Path, folder: Path) -> None:
-    """Rename ``new`` to ``folder``; what was there goes only after the new one has its name."""
-    old: Path | None = None
-    if folder.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".old", dir=folder.parent))
-        os.rename(folder, old / folder.name)
-    try:
-        os.rename(new, folder)
-    except OSError:
-        if old is not None:
-            os.rename(old / folder.name, folder)
-        raise
-    finally:
-        if old is not None and folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
 
 
 def _umask() -> int:

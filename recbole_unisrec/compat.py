@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
-import pickle
 import sys
 import types
 import warnings
@@ -19,75 +18,7 @@ import numpy as np
 import scipy.sparse
 import torch
 
-_torch_load = torch.load
-
-SAFE_GLOBALS = {
-    ("builtins", name) for name in ("set", "frozenset", "dict", "list", "tuple", "int", "float", "str", "bool", "complex", "slice", "bytearray")
-} | {
-    ("collections", "OrderedDict"),
-    ("collections", "defaultdict"),
-    ("torch", "device"),
-    ("torch", "Size"),
-    ("torch", "dtype"),
-    ("torch._utils", "_rebuild_tensor_v2"),
-    ("torch._utils", "_rebuild_parameter"),
-    ("torch.serialization", "_get_layout"),
-    ("_codecs", "encode"),
-    ("numpy", "dtype"),
-    ("numpy", "ndarray"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("yaml.loader", "FullLoader"),
-}  # fmt: skip
-SAFE_TORCH = ("Storage", "Tensor")  # torch.FloatStorage, torch.BoolTensor, ... hold data only
-# modules of the authors' repository, which their checkpoints name: (module, name) to look up instead
-AUTHORS = {
-    ("config", "Config"): ("recbole.config.configurator", "Config"),
-    ("unisrec", "UniSRec"): ("recbole_unisrec.model.unisrec", "UniSRec"),
-}
-SAFE_MODULES = ("recbole.config.configurator", "recbole.utils.enum_type", "recbole.model.", "recbole_unisrec.model.")
-
-
-class _SafeUnpickler(pickle.Unpickler):
-    """Refuses every name that RecBole's checkpoints do not need, so that loading one runs no code of its own."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        module, name = AUTHORS.get((module, name), (module, name))
-        if (module, name) in SAFE_GLOBALS or (module == "torch" and name.endswith(SAFE_TORCH)):
-            return super().find_class(module, name)
-        if module.startswith(SAFE_MODULES) and "." not in name:
-            found = super().find_class(module, name)
-            if isinstance(found, type) and found.__module__.startswith(("recbole.", "recbole_unisrec.")):
-                return found
-        raise pickle.UnpicklingError(f"the file asks for {module}.{name}, which no checkpoint needs")
-
-
-_safe_pickle = types.ModuleType("recbole_unisrec_safe_pickle")
-_safe_pickle.__dict__.update(pickle.__dict__)
-_safe_pickle.Unpickler = _SafeUnpickler  # type: ignore[attr-defined]
-_safe_pickle.load = lambda file, **options: _SafeUnpickler(file, **options).load()  # type: ignore[attr-defined]
-
-
-def safe_torch_load(file: Any, map_location: Any = None, **_: Any) -> Any:
-    """`torch.load` for RecBole's checkpoints.
-
-    They hold RecBole's ``Config`` and are pickled with protocol 4; torch >= 2.6 loads with ``weights_only=True``, which
-    reads neither. This reads both, and nothing that could run code.
-
-    Raises
-    ------
-    UserError
-        If the file is torn, or asks for more than weights and configuration.
-    """
-    from recbole_unisrec.errors import UserError
-
-    try:
-        return _torch_load(file, map_location=map_location, pickle_module=_safe_pickle, weights_only=False)
-    except (pickle.UnpicklingError, EOFError, RuntimeError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"cannot load {file}: {reason}; use another checkpoint") from error
+from recbole_unisrec.safe_load import safe_torch_load
 
 
 class _TorchWithSafeLoad(types.ModuleType):
@@ -108,11 +39,11 @@ def _patch_load() -> None:
     @functools.wraps(original)
     def load_data_and_model(model_file: str) -> Any:
         # it imports torch within, so torch itself is lent the safe load for the duration of the call
-        torch.load = safe_torch_load  # type: ignore[assignment]
+        original_load, torch.load = torch.load, safe_torch_load  # type: ignore[assignment]
         try:
             return original(model_file)
         finally:
-            torch.load = _torch_load
+            torch.load = original_load
 
     for module in (quick_start, importlib.import_module("recbole.quick_start")):
         module.load_data_and_model = load_data_and_model  # type: ignore[attr-defined]

@@ -154,7 +154,7 @@ class PackedTrainer(Trainer):
 
     def load_weights(self, file: str) -> None:
         """Load the weights of a checkpoint of this model (which are averaged already, if ``ema_decay`` is set)."""
-        from recbole_unisrec.compat import safe_torch_load
+        from recbole_unisrec.safe_load import safe_torch_load
 
         self.model.load_state_dict(safe_torch_load(file, map_location=self.device)["state_dict"])
         self.average = None

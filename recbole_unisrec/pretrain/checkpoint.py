@@ -256,7 +256,7 @@ def load_pretrained(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     if path.suffix == ".safetensors":
         beside = path.with_name(CONFIG) if path.name == MODEL else path.with_suffix(".json")
         return _named(_read_tensors(path), path), _described(_read_json(beside) if beside.is_file() else {})
-    from recbole_unisrec.compat import safe_torch_load
+    from recbole_unisrec.safe_load import safe_torch_load
 
     found = safe_torch_load(str(path), map_location="cpu")
     if not isinstance(found, dict):

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from dataset_tools.features import read_texts
 from dataset_tools.lsa import LatentSemantics
-from recbole_unisrec.compat import safe_torch_load
 from recbole_unisrec.data.features import read_meta, scaling
 from recbole_unisrec.data.sequences import Pairs
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.record import versions
 from recbole_unisrec.registry import MODELS, PACKED
+from recbole_unisrec.safe_load import safe_torch_load
 from recbole_unisrec.serving.catalogue import item_frame
 from recbole_unisrec.serving.folder import Meta, Parts
 from recbole_unisrec.serving.network import Network, NetworkSettings

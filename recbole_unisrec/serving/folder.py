@@ -2,14 +2,18 @@
 
 | file | content |
 |---|---|
-| ``config.json`` | sizes of the network, form of the model, how texts were encoded, size of each file |
+| ``config.json`` | sizes of the network, form of the model, how texts were encoded, size and SHA-256 of each file |
 | ``model.safetensors`` | weights of adaptor and encoder |
 | ``items.parquet`` | ``item_id``, ``title``, ``text``, ``popularity``; row i is row i of the tables |
-| ``table.npy`` | float32 [n, d] item vectors (in the transductive form with their ID embeddings) |
+| ``table.npy`` | float32 [n, d] item vectors (in the transductive form with their ID embeddings), divided by their norms |
+| ``norms.npy`` | float32 [n, 1] what the item vectors were divided by (1 where similarity is not the cosine) |
 | ``features.npy`` | float32 or float16 [n, d_plm] text features (models that read text) |
 | ``queries.npy`` | float32 [q, d] outputs of the encoder for real histories, to measure an index with |
 | ``index.faiss`` | the approximate index (large catalogues) |
 | ``encoder.npz`` | the text encoder, where it was fitted to the texts (`dataset_tools.lsa`) |
+
+Folders of format 1 (version 0.1.0 of the program) have no ``norms.npy``, their vectors were not divided, and no
+checksums; they are read as well.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +36,16 @@ from dataset_tools.common import whole_folder
 from dataset_tools.lsa import LatentSemantics
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.serving.catalogue import SCHEMA, Snapshot
+from recbole_unisrec.serving.checksums import digest, digests, is_whole, sealed
 from recbole_unisrec.serving.index import ApproximateIndex, filled_width, import_faiss
 from recbole_unisrec.serving.network import Network, NetworkSettings
 
 FORMAT = "recbole_unisrec serving folder"
-VERSION = 1
+VERSION = 2
 CONFIG = "config.json"
 ENCODER = "encoder.npz"
 BLOCK = 1 << 16  # rows copied at a time
+TRIES = 20  # readings of a folder that is replaced again and again meanwhile
 log = logging.getLogger("recbole_unisrec.serving")
 
 
@@ -77,6 +83,9 @@ class Parts:
     queries: Tensor
     index: ApproximateIndex | None
     encoder: LatentSemantics | None = None
+    norms: np.ndarray | None = None  # what `table` was divided by; None where it was not
+    revision: int = 0  # rises with each saving of the folder
+    stamp: str = ""  # `stamp_of` the folder
 
 
 def is_serving_folder(path: Path) -> bool:
@@ -134,6 +143,7 @@ def write_folder(
     index: ApproximateIndex | None,
     queries: Tensor,
     encoder: LatentSemantics | None = None,
+    revision: int = 0,
 ) -> None:
     """Write a serving folder, whole or not at all; removed items are left out, also of the rows that `index` counts.
 
@@ -153,8 +163,10 @@ def write_folder(
         # the library makes the weights readable for their owner alone, but a service may run as another user
         (folder / "model.safetensors").chmod((folder / "items.parquet").stat().st_mode & 0o777)
         width = snapshot.candidates.shape[1]
-        vectors = (snapshot.vectors(block).numpy() for block in blocks)
-        _save_rows(folder / "table.npy", vectors, (len(rows), width), np.float32)
+        _save_rows(
+            folder / "table.npy", (snapshot.candidates[b].numpy() for b in blocks), (len(rows), width), np.float32
+        )
+        np.save(folder / "norms.npy", snapshot.norms[rows].unsqueeze(1).numpy(), allow_pickle=False)
         if snapshot.features:
             first = snapshot.features[0]
             kept = (_feature_block(snapshot, block) for block in blocks)
@@ -166,16 +178,19 @@ def write_folder(
         if index is not None:
             import_faiss().write_index(index.faiss_index, str(folder / "index.faiss"))
             found = {n: getattr(index, n) for n in ("n", "n_probe", "recall", "n_queries")}
+        written = sorted(folder.iterdir())
         config = {
             "format": FORMAT,
             "version": VERSION,
+            "revision": revision,
             **asdict(meta),
             "network": asdict(settings),
             "n_items": len(rows),
             "index": found or None,
-            "files": {file.name: file.stat().st_size for file in sorted(folder.iterdir())},
+            "files": {file.name: file.stat().st_size for file in written},
+            "sha256": digests(written),
         }
-        (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        (folder / CONFIG).write_text(json.dumps(sealed(config), indent=1) + "\n", encoding="utf-8")
 
 
 def _feature_block(snapshot: Snapshot, rows: Tensor) -> np.ndarray:
@@ -188,13 +203,29 @@ def _feature_block(snapshot: Snapshot, rows: Tensor) -> np.ndarray:
     return np.concatenate(parts)
 
 
+def stamp_of(path: Path) -> str:
+    """What names the state of a serving folder: no two states have the same; "" where there is none."""
+    try:
+        return digest(path / CONFIG)
+    except OSError:
+        return ""
+
+
+def revision_of(path: Path) -> int:
+    """How often a serving folder was saved; 0 where there is none."""
+    try:
+        return int(json.loads((path / CONFIG).read_text(encoding="utf-8")).get("revision", 0))
+    except (OSError, ValueError, AttributeError, TypeError):
+        return 0
+
+
 def read_config(path: Path) -> dict[str, Any]:
-    """Read and check ``config.json``.
+    """Read and check ``config.json``, and the checksums of the files that it names.
 
     Raises
     ------
     UserError
-        If it is no serving folder, is of a newer format, or a file is missing or cut.
+        If it is no serving folder, is of a newer format, or a file is missing, cut or changed.
     """
     file = path / CONFIG
     if not file.is_file():
@@ -208,10 +239,12 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"cannot read {file}: {error}; save the model again") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise UserError(f"{file} is not the configuration of a saved model; give a folder that `unisrec save` made")
-    if config.get("version") != VERSION:
+    if config.get("version") not in (1, VERSION):
         raise UserError(f"{path} has format version {config.get('version')}, this program reads {VERSION}; update it")
-    files = config.get("files")
-    if not isinstance(files, dict) or not isinstance(config.get("n_items"), int):
+    if not is_whole(config):
+        raise UserError(f"{file} was changed since it was saved; copy it again or save the model again")
+    files, sums = config.get("files"), config.get("sha256", {})
+    if not isinstance(files, dict) or not isinstance(sums, dict) or not isinstance(config.get("n_items"), int):
         raise UserError(f"{file} is not complete; save the model again")
     for name, size in files.items():
         part = path / os.path.basename(name)
@@ -221,12 +254,23 @@ def read_config(path: Path) -> dict[str, Any]:
             raise UserError(
                 f"{part} has {part.stat().st_size} bytes instead of {size}; copy it or save the model again"
             )
+    try:
+        found = digests(path / os.path.basename(name) for name in sums)
+    except OSError as error:
+        raise UserError(f"cannot read the files of {path}: {error}; copy the whole folder again") from error
+    for name, wanted in sums.items():
+        if found[os.path.basename(name)] != wanted:
+            raise UserError(
+                f"{path / os.path.basename(name)} was changed since it was saved (its checksum is another); copy it "
+                "again or save the model again"
+            )
     return config
 
 
 def _read_array(path: Path, rows: int | None, width: int | None, map_it: bool) -> np.ndarray:
     try:
-        array = np.load(path, mmap_mode="r" if map_it else None, allow_pickle=False)
+        # pages of a private mapping are shared by all processes that read them; nobody writes into them
+        array = np.load(path, mmap_mode="c" if map_it else None, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"cannot read {path}: {error}; save the model again") from error
     fits = array.ndim == 2 and array.dtype in (np.float32, np.float16)
@@ -253,6 +297,20 @@ def read_folder(path: Path, index: str = "auto") -> Parts:
     UserError
         If a file is missing, damaged, or does not fit the others.
     """
+    for _ in range(TRIES):
+        stamp = stamp_of(path)
+        try:
+            parts = _read_folder(path, index)
+        except UserError:
+            if stamp_of(path) == stamp:
+                raise
+            continue  # it was replaced in the middle, so that what was read is of two folders
+        if stamp_of(path) == stamp:
+            return replace(parts, stamp=stamp)
+    raise UserError(f"{path} is replaced again and again while it is read; try again later")
+
+
+def _read_folder(path: Path, index: str) -> Parts:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -285,6 +343,8 @@ def read_folder(path: Path, index: str = "auto") -> Parts:
         queries=torch.from_numpy(_read_array(path / "queries.npy", None, width, map_it=False)),
         index=_read_index(path, config, width) if config.get("index") and index != "exact" else None,
         encoder=LatentSemantics.load(path / ENCODER) if (path / ENCODER).is_file() else None,
+        norms=_read_array(path / "norms.npy", n, 1, map_it=False)[:, 0] if config["version"] > 1 else None,
+        revision=int(config.get("revision", 0)),
     )
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -14,13 +15,15 @@ import torch
 from torch import Tensor
 
 from dataset_tools.lsa import LatentSemantics
+from dataset_tools.swap import recover_folder
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.serving import explain as reasons
 from recbole_unisrec.serving import index as search
 from recbole_unisrec.serving.answers import Explanation, Placement, Recommendations
 from recbole_unisrec.serving.catalogue import Catalogue, Snapshot, item_frame, rows_of
 from recbole_unisrec.serving.checks import check_ids, check_items, check_k, clean, unknown_ids
-from recbole_unisrec.serving.folder import CONFIG, Parts, check_target, read_folder, write_folder
+from recbole_unisrec.serving.folder import CONFIG, Parts, check_target, read_folder, revision_of, stamp_of, write_folder
+from recbole_unisrec.serving.locks import writing
 from recbole_unisrec.serving.ranking import Ranker
 from recbole_unisrec.serving.texts import Texts
 
@@ -35,8 +38,23 @@ BATCH = 1024  # histories ranked at a time
 History = Sequence[str]
 
 
+@dataclass(frozen=True)
+class Origin:
+    """The folder that a recommender was loaded from: where, in which state (`serving.folder.stamp_of`), and how."""
+
+    path: Path
+    stamp: str
+    revision: int
+    index: str
+    precision: str
+
+
 def load(
-    path: str | Path, data_path: str | Path | None = None, index: str = "auto", precision: str = "fp32"
+    path: str | Path,
+    data_path: str | Path | None = None,
+    index: str = "auto",
+    precision: str = "fp32",
+    share: bool = False,
 ) -> Recommender:
     """Load a model to recommend with. No code from the files is run.
 
@@ -53,6 +71,9 @@ def load(
     precision
         Of the encoder's matrix products: ``fp32``, or ``bf16``, which makes large batches faster on processors that
         multiply bfloat16 (AVX512-BF16, AMX) and moves scores by about 0.0001. The search is float32 either way.
+    share
+        Leave the item vectors of a folder on disk, where all processes that load it share them, instead of copying them
+        into memory; the first new item makes a copy.
 
     Raises
     ------
@@ -60,6 +81,7 @@ def load(
         If files are missing, damaged or of another kind.
     """
     path = Path(path)
+    recover_folder(path)
     if path.is_dir() and not (path / CONFIG).exists():
         checkpoints = sorted(path.glob("*.pth"), key=lambda file: (file.stat().st_mtime_ns, file.name))
         if checkpoints:
@@ -73,7 +95,14 @@ def load(
         parts = read_checkpoint(path, data_path)
     else:
         raise UserError(f"{path} does not exist; give a saved model's folder or a checkpoint saved/....pth")
-    return Recommender(parts, index, precision)
+    rec = Recommender(parts, index, precision, share)
+    if parts.stamp:
+        rec.origin = Origin(path.resolve(), parts.stamp, parts.revision, index, precision)
+    return rec
+
+
+class FullError(UserError):
+    """The catalogue has as many items as are allowed."""
 
 
 class Recommender:
@@ -87,9 +116,15 @@ class Recommender:
         What model it is, see `serving.folder.Meta`.
     window
         Items of a history that the model reads, the newest.
+    max_items
+        Adding beyond so many items is refused; None for no limit.
+    origin
+        The folder it was loaded from, None where that was none.
+    changed
+        Items that were added, replaced or removed since then, with the texts that they had there (None: were not there).
     """
 
-    def __init__(self, parts: Parts, index: str = "auto", precision: str = "fp32") -> None:
+    def __init__(self, parts: Parts, index: str = "auto", precision: str = "fp32", share: bool = False) -> None:
         if index not in ("auto", "exact", "approximate"):
             raise UserError(f"unknown index {index!r}; use auto, exact or approximate")
         self.meta, self.settings, self.network = parts.meta, parts.settings, parts.network
@@ -98,10 +133,17 @@ class Recommender:
         self.ranker = Ranker(parts.network, parts.settings.window)
         self.texts = Texts(parts.meta.encoder, parts.settings.plm_size, parts.encoder)
         self._lock = threading.RLock()  # of changes; answers need none
-        # room at the end, so that the first new items do not copy the table
-        candidates, norms = _candidates(parts.table, parts.settings.cosine, spare=1024 + len(parts.table) // 8)
+        self.max_items: int | None = None
+        self.origin: Origin | None = None
+        self.changed: dict[str, str | None] = {}
+        if share and parts.norms is not None:
+            candidates, norms = torch.from_numpy(parts.table), torch.from_numpy(parts.norms)
+        else:
+            # room at the end, so that the first new items do not copy the table
+            spare = 1024 + len(parts.table) // 8
+            candidates, norms = _candidates(parts.table, parts.settings.cosine, spare, parts.norms)
         kept = parts.index if index != "exact" else None
-        self._catalogue = Catalogue(parts.items, candidates, norms, parts.features, kept)
+        self._catalogue = Catalogue(parts.items, candidates, norms, parts.features, kept, parts.revision)
         self._thresholds: tuple[int, Tensor] | None = None
         if kept is None and self._wants_index(index):
             self.build_index()
@@ -293,7 +335,7 @@ class Recommender:
         if not text.strip():
             raise UserError("the text of the item is empty; write what it is")
         snapshot = self.snapshot
-        features = self._encode_texts([clean(text)])
+        features = self._encode_texts([clean(text)], urgent=True)
         vector = self.network.scaled(self.network.adapt(torch.from_numpy(features)))[0]
         tenth = self.queries, self._tenth(snapshot)
         return reasons.place(self.ranker, snapshot, vector, history, k, tenth)
@@ -322,13 +364,23 @@ class Recommender:
         self.texts.choose(name, pooling, self.snapshot)
         self.meta = dataclasses.replace(self.meta, encoder=self.texts.recorded)
 
-    def _encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+    def _encode_texts(self, texts: Sequence[str], urgent: bool = False) -> np.ndarray:
         """float32 [n, d_plm]."""
         if self.network.moe_adaptor is None:
             raise UserError(f"{self.meta.model} has no text adaptor, so it knows only the items it was trained on")
-        features = self.texts.encode(texts, self.snapshot)
+        features = self.texts.encode(texts, self.snapshot, urgent)
         self.meta = dataclasses.replace(self.meta, encoder=self.texts.recorded)
         return features
+
+    def encode_items(self, items: Iterable[Mapping[str, Any]]) -> np.ndarray:
+        """Text features of new items, float32 [n, d_plm], as `add_items` takes them; nothing is added.
+
+        Raises
+        ------
+        UserError
+            If a text is empty, or cannot be encoded.
+        """
+        return self._encode_texts(check_items(list(items))[1])
 
     def add_items(
         self,
@@ -388,6 +440,13 @@ class Recommender:
             existing = [item for item in ids if self.snapshot.row(item) is not None]
             if existing and not replace:
                 self._check_new(self.snapshot, ids)  # added by another thread meanwhile
+            after = self.snapshot.n_items + len(ids) - len(existing)
+            if self.max_items is not None and after > self.max_items:
+                raise FullError(
+                    f"the catalogue would have {after:,} items, and {self.max_items:,} are allowed; remove items, or "
+                    "allow more (--max_items)"
+                )
+            self._note(ids)
             self._catalogue.append(item_frame(ids, texts, titles), candidates, norms, features, existing)
             index = self.snapshot.index
             if index is not None and self.snapshot.n - index.n > max(TAIL, index.n // 4):
@@ -417,8 +476,59 @@ class Recommender:
             if unknown:
                 raise UserError(unknown_ids(unknown, "the items to remove"))
             if wanted:
+                self._note(wanted)
                 self._catalogue.remove(wanted)
         return len(wanted)
+
+    def _note(self, ids: Sequence[str]) -> None:
+        """Remember which items are about to change, with the texts that they had."""
+        snapshot = self.snapshot
+        for item in ids:
+            if item not in self.changed:
+                row = snapshot.row(item)
+                self.changed[item] = None if row is None else snapshot.items["text"][row]
+
+    def adopt(self, other: Recommender) -> list[str]:
+        """Make the changes here too that another recommender has seen since it was loaded.
+
+        For a folder that was written anew meanwhile: what was loaded from it takes over the changes of who was loaded
+        before. Of an item that both changed, the state of `other` is taken.
+
+        Returns
+        -------
+        list of str
+            Items that had been changed on both sides, to different texts.
+
+        Raises
+        ------
+        UserError
+            If the changes cannot be made here, for example as this model reads no text.
+        """
+        with other._lock:
+            theirs, changed, version = other.snapshot, dict(other.changed), other.snapshot.version
+            kept = {item: theirs.row(item) for item in changed}
+            there = [(item, row) for item, row in kept.items() if row is not None]
+            features = theirs.features_of([row for _, row in there])
+            rows = theirs.items[[row for _, row in there]].to_dicts() if there else []
+        both = []
+        with self._lock:
+            mine = self.snapshot
+            for item, row in kept.items():
+                own = mine.row(item)
+                text = None if own is None else mine.items["text"][own]
+                new = None if row is None else theirs.items["text"][row]
+                if text != changed[item] and text != new:
+                    both.append(item)
+            gone = [item for item, row in kept.items() if row is None and mine.row(item) is not None]
+            same = other.texts.recorded == self.texts.recorded and other.settings.plm_size == self.settings.plm_size
+            if self.texts.encoder is None and same:
+                self.texts.encoder = other.texts.encoder
+            if rows:
+                self.add_items(rows, features.numpy() if same and features is not None else None, replace=True)
+            if gone:
+                self.remove_items(gone)
+            self._catalogue.raise_version(version + 1)
+        return both
 
     def build_index(
         self, target: float = search.RECALL, say: Callable[[str], None] | None = None
@@ -433,9 +543,7 @@ class Recommender:
         if not len(self.queries):
             raise UserError("the model keeps no histories to measure an approximate index with; use index='exact'")
         with self._lock:
-            snapshot = self.snapshot
-            built = search.build_index(snapshot.candidates, self.queries, target)
-            self._catalogue.publish(snapshot.with_index(built))
+            built = self._catalogue.index_with(lambda table: search.build_index(table, self.queries, target))
         line = (
             f"index over {built.n:,} items: recall@{search.RECALL_K} {built.recall:.4f} against the exact answer of "
             f"{built.n_queries} real histories ({built.n_probe} of {built.faiss_index.nlist} cells searched)"
@@ -446,6 +554,9 @@ class Recommender:
     def save(self, path: str | Path) -> Path:
         """Write one folder with all that serving needs, whole or not at all; a saved model there is replaced.
 
+        If it is the folder that this was loaded from, and another program has written it since, the changes made here
+        are made to what lies there now, and nothing of either side is lost.
+
         Raises
         ------
         UserError
@@ -453,29 +564,56 @@ class Recommender:
         """
         path = Path(path)
         check_target(path)
-        with self._lock:
-            snapshot = self.snapshot
-            if snapshot.index is not None and snapshot.alive_bits is not None:
-                # rows of the file are those of the living; the index counts the dead
-                rows = torch.from_numpy(np.flatnonzero(snapshot.alive))
-                compact = snapshot.candidates[rows]
-                index = search.build_index(compact, self.queries) if len(rows) >= search.APPROXIMATE_FROM else None
-            else:
-                index = snapshot.index
-            fitted = self.texts.fitted
-            write_folder(path, self.meta, self.settings, self.network, snapshot, index, self.queries, fitted)
+        with writing(path), self._lock:
+            origin, now = self.origin, stamp_of(path)
+            if origin is not None and now and path.resolve() == origin.path and now != origin.stamp:
+                fresh = load(path, index=origin.index, precision=origin.precision)
+                both = fresh.adopt(self)
+                log.warning("%s was written by another program meanwhile: %s", path, _told(len(self.changed), both))
+                fresh.save(path)
+                return path
+            self._write(path, revision_of(path) + 1)
+            if origin is not None and path.resolve() == origin.path:
+                self.origin = dataclasses.replace(origin, stamp=stamp_of(path))
+                self.changed = {}
         return path
 
+    def _write(self, path: Path, revision: int) -> None:
+        snapshot = self.snapshot
+        if snapshot.index is not None and snapshot.alive_bits is not None:
+            # rows of the file are those of the living; the index counts the dead
+            rows = torch.from_numpy(np.flatnonzero(snapshot.alive))
+            compact = snapshot.candidates[rows]
+            index = search.build_index(compact, self.queries) if len(rows) >= search.APPROXIMATE_FROM else None
+        else:
+            index = snapshot.index
+        fitted, revision = self.texts.fitted, max(revision, snapshot.version)
+        write_folder(path, self.meta, self.settings, self.network, snapshot, index, self.queries, fitted, revision)
 
-def _candidates(table: np.ndarray, cosine: bool, spare: int = 0) -> tuple[Tensor, Tensor]:
-    """Normalised copy of a table [n, d], and what each row was divided by, both with room for `spare` more rows."""
+
+def _told(n: int, both: Sequence[str]) -> str:
+    text = f"the {n} changes made here were added to its own"
+    if both:
+        text += f"; {len(both)} items had been changed there too, for example {both[0]!r}, and have the state of here"
+    return text
+
+
+def _candidates(
+    table: np.ndarray, cosine: bool, spare: int = 0, given: np.ndarray | None = None
+) -> tuple[Tensor, Tensor]:
+    """Normalised copy of a table [n, d], and what each row was divided by, both with room for `spare` more rows.
+
+    Where it was divided already, `given` says by what.
+    """
     n, width = table.shape
     candidates, norms = torch.empty(n + spare, width), torch.ones(n + spare)
+    if given is not None:
+        norms[:n] = torch.from_numpy(given)
     for start in range(0, n, 1 << 16):
         block = torch.from_numpy(np.array(table[start : start + (1 << 16)], dtype=np.float32))
         if not torch.isfinite(block).all():
             raise UserError("the table of items holds NaN or infinity; train or save the model again")
-        if cosine:
+        if cosine and given is None:
             norm = block.norm(dim=1).clamp_(min=1e-12)
             norms[start : start + len(block)] = norm
             block /= norm.unsqueeze(1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,30 @@ if TYPE_CHECKING:
     from dataset_tools.features import TextEncoder
 
 PROBES = 8  # texts of the catalogue whose encoding must come out as it was before new texts are encoded
+TEXTS = 64  # encoded at a time
 SAME = 0.999  # cosine from which two encodings of a text count as the same
+
+
+class Turns:
+    """Lets one at a time in, the urgent ones first."""
+
+    def __init__(self) -> None:
+        self._free, self._busy, self._urgent = threading.Condition(), False, 0
+
+    @contextmanager
+    def turn(self, urgent: bool) -> Iterator[None]:
+        """Wait for one's turn, and have it."""
+        with self._free:
+            self._urgent += urgent
+            self._free.wait_for(lambda: not self._busy and (urgent or not self._urgent))
+            self._urgent -= urgent
+            self._busy = True
+        try:
+            yield
+        finally:
+            with self._free:
+                self._busy = False
+                self._free.notify_all()
 
 
 class Texts:
@@ -36,7 +60,7 @@ class Texts:
         self.recorded, self.width = recorded, width
         self._fitted = fitted
         self.encoder: TextEncoder | LatentSemantics | None = None
-        self._lock = threading.RLock()
+        self._turns = Turns()
 
     @property
     def fitted(self) -> LatentSemantics | None:
@@ -87,24 +111,32 @@ class Texts:
         known = self.recorded
         return f" ({known['encoder']} {known.get('pooling', 'CLS')})" if "encoder" in known else ""
 
-    def encode(self, texts: Sequence[str], snapshot: Snapshot) -> np.ndarray:
-        """Encode texts -> float32 [n, d_plm]; `snapshot` is what a newly loaded encoder is checked against.
+    def encode(self, texts: Sequence[str], snapshot: Snapshot, urgent: bool = False) -> np.ndarray:
+        """Encode texts -> float32 [n, d_plm], a few at a time; who is `urgent` need not wait for more than those.
+
+        `snapshot` is what a newly loaded encoder is checked against.
 
         Raises
         ------
         UserError
             If the encoder is unknown, cannot be loaded or is another than in training, or gives no finite numbers.
         """
-        with self._lock:
-            if self.encoder is None:
-                if "encoder" not in self.recorded:
-                    raise UserError(
-                        "the model does not say which encoder made its text features; name it (--encoder, or "
-                        "set_encoder in Python), or give the features of the new items"
-                    )
-                self.choose(self._fitted or str(self.recorded["encoder"]), None, snapshot)
-            assert self.encoder is not None
-            features = self.encoder.encode(texts)
+        if self.encoder is None:
+            with self._turns.turn(urgent):
+                if self.encoder is None:
+                    if "encoder" not in self.recorded:
+                        raise UserError(
+                            "the model does not say which encoder made its text features; name it (--encoder, or "
+                            "set_encoder in Python), or give the features of the new items"
+                        )
+                    self.choose(self._fitted or str(self.recorded["encoder"]), None, snapshot)
+        assert self.encoder is not None
+        features = np.empty((len(texts), self.width), dtype=np.float32)
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # texts of like lengths need little padding
+        for start in range(0, len(order), TEXTS):
+            some = order[start : start + TEXTS]
+            with self._turns.turn(urgent):
+                features[some] = self.encoder.encode([texts[i] for i in some])
         if not np.isfinite(features).all():
             raise UserError(f"the encoder {self.encoder.name!r} gives NaN or infinity for a text")
         return features

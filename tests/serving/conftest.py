@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from recbole_unisrec import quick_start
 from recbole_unisrec.serving import Recommender, load
+from recbole_unisrec.serving.checksums import digests, sealed
+from recbole_unisrec.serving.folder import CONFIG
 from recbole_unisrec.settings import build_config
 from tests.conftest import SMALL, write_ring
+
+
+def rewrite_config(folder: Path, **changes: Any) -> None:
+    """Change the configuration of a saved model, with checksums as if it had been saved so."""
+    config = {**json.loads((folder / CONFIG).read_text()), **changes}
+    files = [folder / name for name in config["sha256"]]
+    config["sha256"] = digests(files)
+    if isinstance(config["files"], dict):
+        config["files"] = {file.name: file.stat().st_size for file in files}
+    (folder / CONFIG).write_text(json.dumps(sealed(config)))
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ from recbole_unisrec.serving import recommender as module
 from recbole_unisrec.serving.catalogue import TITLE_LENGTH, short_title
 from recbole_unisrec.settings import build_config
 from tests.conftest import N_ITEMS, SMALL, write_ring
+from tests.serving.conftest import rewrite_config
 
 pytestmark = pytest.mark.hardware
 
@@ -467,9 +468,7 @@ def test_a_table_with_objects_is_refused(saved: Path) -> None:
             return (Path.touch, (saved / "harmed",))
 
     np.save(saved / "table.npy", np.array([[Harm()]], dtype=object), allow_pickle=True)
-    config = json.loads((saved / "config.json").read_text())
-    config["files"]["table.npy"] = (saved / "table.npy").stat().st_size
-    (saved / "config.json").write_text(json.dumps(config))
+    rewrite_config(saved)
     with pytest.raises(UserError, match=r"table\.npy"):
         load(saved)
     assert not (saved / "harmed").exists()
@@ -487,16 +486,14 @@ def test_a_table_with_objects_is_refused(saved: Path) -> None:
     ],
 )
 def test_a_changed_configuration(saved: Path, change: dict, message: str) -> None:
-    config = {**json.loads((saved / "config.json").read_text()), **change}
-    (saved / "config.json").write_text(json.dumps(config))
+    rewrite_config(saved, **change)
     with pytest.raises(UserError, match=message):
         load(saved)
 
 
 def test_weights_of_another_size(saved: Path) -> None:
-    config = json.loads((saved / "config.json").read_text())
-    config["network"]["hidden_size"] = 32
-    (saved / "config.json").write_text(json.dumps(config))
+    network = json.loads((saved / "config.json").read_text())["network"]
+    rewrite_config(saved, network={**network, "hidden_size": 32})
     with pytest.raises(UserError, match="do not fit together"):
         load(saved)
 
@@ -527,7 +524,7 @@ def test_a_failed_save_leaves_the_old_folder(saved: Path, monkeypatch: pytest.Mo
         rec.save(saved)
     monkeypatch.undo()
     assert len(load(saved)) == N_ITEMS
-    assert [file.name for file in saved.parent.iterdir()] == [saved.name]
+    assert [file.name for file in saved.parent.iterdir() if file.name != f".{saved.name}.lock"] == [saved.name]
 
 
 def test_a_moved_dataset(checkpoints: dict[str, Path], tmp_path: Path) -> None:
@@ -571,9 +568,8 @@ def test_new_texts_through_the_real_encoder(tmp_path: Path, monkeypatch: pytest.
         rec.preview(" ")
     # a folder that names another encoder than the one that made its features
     rec.save(tmp_path / "model")
-    config = json.loads((tmp_path / "model" / "config.json").read_text())
-    config["encoder"]["pooling"] = "Mean"
-    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    encoder = json.loads((tmp_path / "model" / "config.json").read_text())["encoder"]
+    rewrite_config(tmp_path / "model", encoder={**encoder, "pooling": "Mean"})
     with pytest.raises(UserError, match="is not the one"):
         load(tmp_path / "model").add_items([{"item_id": "z", "text": "z"}])
 
