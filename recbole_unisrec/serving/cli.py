@@ -49,9 +49,8 @@ def _parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser
     return parser
 
 
-def _load(args: argparse.Namespace) -> Recommender:
-    from recbole_unisrec.serving.recommender import load
-
+def start_log() -> None:
+    """Show what serving has to say, on stderr."""
     logger = logging.getLogger("recbole_unisrec.serving")
     if not logger.handlers:
         handler = logging.StreamHandler()
@@ -59,6 +58,12 @@ def _load(args: argparse.Namespace) -> Recommender:
         logger.addHandler(handler)
         logger.propagate = False
     logger.setLevel(logging.INFO)
+
+
+def _load(args: argparse.Namespace) -> Recommender:
+    from recbole_unisrec.serving.recommender import load
+
+    start_log()
     rec = load(args.model, args.data_path, args.index, getattr(args, "precision", "fp32"))
     if args.encoder:
         rec.set_encoder(args.encoder, args.pooling)
@@ -69,6 +74,16 @@ def _natural(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return found
 
 
 def _ids(text: str) -> list[str]:
@@ -262,24 +277,53 @@ def serve_command(arguments: list[str]) -> int:
     parser.add_argument("--threads", type=_natural, default=1, help="of an answer (default: 1; one more does the HTTP)")
     parser.add_argument("--save_changes", action="store_true", help="save added and removed items when it stops")
     parser.add_argument("--drain", type=_natural, default=30, help="seconds for open requests at the end (default: 30)")
+    parser.add_argument(
+        "--workers", type=_natural, default=1,
+        help="processes that share the model; changes are then saved in its folder at once (default: 1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--reload", type=_seconds, default=2.0, metavar="SECONDS",
+        help="between two looks whether the folder was replaced; 0 for none (default: 2)",
+    )  # fmt: skip
+    parser.add_argument("--max_items", type=_natural, default=1_000_000, help="of the catalogue (default: a million)")
+    parser.add_argument(
+        "--origin", nargs="+", default=[], metavar="URL",
+        help="pages of other sites that may send requests, such as https://shop.example",
+    )  # fmt: skip
+    parser.add_argument(
+        "--access_log", default="-", metavar="FILE", help="a line of JSON for each request: - is stderr, none is no log"
+    )
     args = parser.parse_args(arguments)
     token = _token(args)
     if token is None and not is_loopback(args.host):
         raise UserError(f"{args.host} is not loopback, so a token is needed; set {TOKEN} or give --token_file FILE")
     if args.save_changes and not args.model.is_dir():
         raise UserError("--save_changes needs a saved model's folder; make one with `unisrec save`")
-    for name in ("fastapi", "uvicorn"):
+    if args.workers > 1 and not args.model.is_dir():
+        raise UserError("--workers needs a saved model's folder, which they share; make one with `unisrec save`")
+    for name in ("fastapi", "uvicorn", "prometheus_client"):
         if importlib.util.find_spec(name) is None:
             raise UserError(f'the service needs {name}; run pip install "recbole_unisrec[serve]"')
-    from recbole_unisrec.serving.server import run
+    from recbole_unisrec.serving.served import Following
+    from recbole_unisrec.serving.server import Options, run
 
     rec = _load(args)
+    if args.workers > 1 and rec.origin is None:
+        raise UserError("--workers needs a saved model's folder, which they share; make one with `unisrec save`")
+    if args.max_items < len(rec):
+        raise UserError(f"the model has {len(rec):,} items already; give a larger --max_items")
     set_threads(args.threads)
-    before = rec.snapshot.version
-    run(rec, args.host, args.port, token, args.max_body, args.drain)
-    if args.save_changes and rec.snapshot.version != before:
-        rec.save(args.model)
-        print(f"{args.model}: saved, {len(rec):,} items", file=sys.stderr)
+    following = None
+    if rec.origin is not None:
+        following = Following(rec.origin.path, args.index, shared=args.workers > 1, seconds=args.reload)
+    options = Options(
+        args.host, args.port, token, args.max_body, tuple(args.origin), args.drain, args.workers, args.max_items,
+        args.access_log, args.threads,
+    )  # fmt: skip
+    last = run(rec, options, following)
+    if args.save_changes and last.changed:
+        last.save(args.model)
+        print(f"{args.model}: saved, {len(last):,} items", file=sys.stderr)
     return 0
 
 

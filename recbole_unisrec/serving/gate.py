@@ -24,7 +24,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 class Gate:
     """ASGI middleware before the application.
 
-    It does not lean on the framework's own checks: FastAPI before 0.132 reads a body without a content type as JSON,
+    It does not lean on the framework's own checks: older versions of FastAPI read a body without a content type as JSON,
     which a page of another site can send without asking first.
 
     Parameters

@@ -14,6 +14,8 @@ from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from typing import Any
 
+from fastapi.responses import JSONResponse
+
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.serving.gate import Receive, Scope, Send
 from recbole_unisrec.serving.metrics import Metrics
@@ -33,6 +35,7 @@ HEADERS = [
     (b"cache-control", b"no-store"),
 ]
 log = logging.getLogger("recbole_unisrec.access")
+errors = logging.getLogger("recbole_unisrec.serving")
 
 
 def start_access_log(target: str) -> None:
@@ -86,8 +89,11 @@ class Observe:
         try:
             await self.app(scope, receive, told)
         except Exception:
-            status = 500
-            raise
+            errors.exception("request %s failed", name.decode())
+            if status != 499:
+                raise  # the answer is under way and can only be cut off
+            problem = {"detail": f"the service failed; its log says more under the request id {name.decode()}"}
+            await JSONResponse(problem, 500)(scope, receive, told)
         finally:
             seconds = time.perf_counter() - started
             self.metrics.answered(scope, status, seconds)

@@ -423,7 +423,7 @@ class Recommender:
         if self.network.moe_adaptor is None:
             self._encode_texts([])
         if not replace:
-            self._check_new(self.snapshot, ids)
+            self.check_new(ids)
         if not rows:
             return 0
         if features is None:
@@ -439,7 +439,7 @@ class Recommender:
         with self._lock:
             existing = [item for item in ids if self.snapshot.row(item) is not None]
             if existing and not replace:
-                self._check_new(self.snapshot, ids)  # added by another thread meanwhile
+                self.check_new(ids)  # added by another thread meanwhile
             after = self.snapshot.n_items + len(ids) - len(existing)
             if self.max_items is not None and after > self.max_items:
                 raise FullError(
@@ -453,7 +453,14 @@ class Recommender:
                 self.build_index()
         return len(rows)
 
-    def _check_new(self, snapshot: Snapshot, ids: Sequence[str]) -> None:
+    def raise_version(self, version: int) -> None:
+        """Let the version of the catalogue be at least so much, so that it rises from one model to the next."""
+        with self._lock:
+            self._catalogue.raise_version(version)
+
+    def check_new(self, ids: Sequence[str]) -> None:
+        """Raise `UserError` if one of the items exists."""
+        snapshot = self.snapshot
         existing = [item for item in ids if snapshot.row(item) is not None]
         if existing:
             raise UserError(

@@ -164,6 +164,12 @@ class Health(BaseModel):
     reads_text: bool
 
 
+class Ready(BaseModel):
+    """The service answers."""
+
+    status: str
+
+
 class Problem(BaseModel):
     """An error: one sentence."""
 

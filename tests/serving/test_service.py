@@ -28,8 +28,10 @@ import httpx
 from fastapi.testclient import TestClient
 
 from recbole_unisrec.serving import batcher, schemas, service
+from recbole_unisrec.serving.served import Served
 
 ROOT = Path(__file__).resolve().parents[2]
+HERE = "http://127.0.0.1:8000"
 TOKEN = "correct horse battery".replace(" ", "-")
 
 
@@ -47,7 +49,7 @@ class WordEncoder:
 def client(folders: dict[str, Path]) -> Iterator[TestClient]:
     rec = load(folders["inductive"])
     rec.texts.encoder = WordEncoder()  # type: ignore[assignment]
-    with TestClient(service.create_app(rec), raise_server_exceptions=False) as found:
+    with TestClient(service.create_app(rec), base_url=HERE, raise_server_exceptions=False) as found:
         found.rec = rec  # type: ignore[attr-defined]
         yield found
 
@@ -162,12 +164,12 @@ def test_without_a_token_only_this_machine_is_a_host(client: TestClient) -> None
         assert client.get("/health", headers={"host": host}).status_code == status
     # a form of another site cannot send JSON without asking first
     plain = client.post("/recommend", content=b'{"history": []}', headers={"content-type": "text/plain"})
-    assert plain.status_code == 422
+    assert plain.status_code == 415
 
 
 def test_the_token(folders: dict[str, Path]) -> None:
     app = service.create_app(load(folders["inductive"]), token=TOKEN)
-    with TestClient(app) as client:
+    with TestClient(app, base_url=HERE) as client:
         assert client.get("/health").status_code == 200
         assert client.get("/").status_code == 200
         for headers in (
@@ -203,7 +205,7 @@ def test_too_many_waiting_requests(folders: dict[str, Path], monkeypatch: pytest
     monkeypatch.setattr(batcher, "WAITING", 2)
 
     async def crowd() -> list[object]:
-        waiting = batcher.Batcher(load(folders["inductive"]))
+        waiting = batcher.Batcher(Served(load(folders["inductive"])))
         asked = [asyncio.ensure_future(waiting.ask(schemas.RecommendBody(history=["item-1"]))) for _ in range(5)]
         await asyncio.sleep(0)
         worker = asyncio.ensure_future(waiting.work())
@@ -222,7 +224,7 @@ def test_a_failing_request_does_not_harm_its_neighbours(folders: dict[str, Path]
         schemas.RecommendBody(history=["item-2"], k=3),
         schemas.RecommendBody(history=["item-3"], candidates=["item-4"]),
     ]
-    found = batcher.Batcher(load(folders["inductive"]))._answer(bodies)
+    found = batcher.Batcher(Served(load(folders["inductive"])))._answer(bodies)
     assert getattr(found[1], "status_code", 0) == 404
     assert [len(answer.ids) for answer in (found[0], found[2], found[3])] == [10, 3, 1]  # type: ignore[union-attr]
 
@@ -235,10 +237,10 @@ def test_schemathesis(folders: dict[str, Path]) -> None:
 
     rec = load(folders["inductive"])
     rec.texts.encoder = WordEncoder()  # type: ignore[assignment]
-    app = service.create_app(rec)
+    app = service.create_app(rec, hosts=("testserver", "localhost", "127.0.0.1"))
     schema = schemathesis.openapi.from_asgi("/openapi.json", app)
     operations = [result.ok() for result in schema.get_all_operations()]
-    assert len(operations) == 8
+    assert len(operations) == 9
     checks = [
         schemathesis.checks.not_a_server_error,
         conformance.status_code_conformance,
