@@ -64,7 +64,8 @@ def _load(args: argparse.Namespace) -> Recommender:
     from recbole_unisrec.serving.recommender import load
 
     start_log()
-    rec = load(args.model, args.data_path, args.index, getattr(args, "precision", "fp32"))
+    share = getattr(args, "workers", 1) > 1
+    rec = load(args.model, args.data_path, args.index, getattr(args, "precision", "fp32"), share)
     if args.encoder:
         rec.set_encoder(args.encoder, args.pooling)
     return rec
