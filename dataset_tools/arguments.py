@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import textwrap
 from pathlib import Path
+from typing import Any
 
 from dataset_tools.precision import PRECISIONS
 
@@ -57,6 +58,33 @@ def add_arguments(parser: argparse.ArgumentParser, *, k: int = 5) -> None:
         "--word_drop", type=_probability, default=0.0, help="also write features with words dropped (the paper: 0.15)"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress and no table of counts")
+
+
+def add_table_arguments(parser: argparse._ActionsContainer) -> None:
+    """Add the flags that say how a table is written, for every tool that reads tables; all are guessed without them."""
+    parser.add_argument("--encoding", help="of csv and tsv, such as cp1252 (default: found out)")
+    parser.add_argument("--separator", type=_character, help="of csv and tsv, such as ';' (default: found out)")
+    parser.add_argument("--no_quotes", action="store_true", help='in csv and tsv " is a character like any other')
+    parser.add_argument(
+        "--sheet", nargs="+", metavar="NAME", help="sheets of a workbook (default: all with the header of the first)"
+    )
+    parser.add_argument(
+        "--date_order",
+        choices=("day", "month"),
+        help="which comes first in dates such as 3/4/2025 (default: found out from all dates of the file)",
+    )
+
+
+def table_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Those of `dataset_tools.sources.read_table`, from the flags of `add_table_arguments`."""
+    return {"encoding": args.encoding, "separator": args.separator, "quoted": not args.no_quotes}
+
+
+def _character(text: str) -> str:
+    text = "\t" if text == "\\t" else text
+    if len(text.encode()) != 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one ASCII character")
+    return text
 
 
 def _probability(text: str) -> float:

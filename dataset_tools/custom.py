@@ -10,30 +10,31 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dataset_tools.arguments import add_arguments, new_parser
-from dataset_tools.common import run_cli
+from dataset_tools.arguments import add_table_arguments
+from dataset_tools.common import UserError, run_cli
+from dataset_tools.kinds import Kind
 
 if TYPE_CHECKING:
     from dataset_tools.pipeline import Dataset
+    from dataset_tools.shops.choose import Wishes
+    from dataset_tools.shops.layouts import Layout
+    from dataset_tools.shops.orders import Reading
     from dataset_tools.sources import BadLines, Source
+
+PRESETS = ("shopify", "woocommerce", "magento", "prestashop", "bigcommerce")
 
 
 def build(
     interactions: Source,
-    items: Source,
+    items: Source | None,
     *,
-    user_column: str = "user_id",
-    item_column: str = "item_id",
-    time_column: str | None = "timestamp",
-    rating_column: str | None = None,
-    item_id_column: str | None = None,
-    text_columns: tuple[str, ...] = ("title",),
-    time_format: str | None = None,
+    layout: Layout,
+    wishes: Wishes,
+    reading: Reading,
+    id_match: str = "exact",
     user_k: int = 5,
     item_k: int = 5,
     shuffle_ties: int | None = None,
-    encoding: str = "utf-8",
-    separator: str | None = None,
     bad: BadLines | None = None,
 ) -> tuple[Dataset, dict[str, Any]]:
     """Run the pipeline on two tables.
@@ -41,20 +42,19 @@ def build(
     Parameters
     ----------
     interactions, items
-        Tables of csv, tsv, parquet, jsonl or xlsx.
-    user_column, item_column, time_column, rating_column
-        Of the interactions. Without a time column the order of the file is the order in time. A rating only tells
-        repeated rows apart.
-    item_id_column, text_columns
-        Of the items; the texts are joined in this order. ``item_id_column`` None for ``item_column``.
-    time_format
-        As of ``strptime``; None for numbers and ISO dates.
+        Tables of csv, tsv, parquet, jsonl or xlsx. Without ``items`` the interactions name the items.
+    layout
+        Where columns may stand, see `dataset_tools.shops.layouts`.
+    wishes
+        Columns that are named; the others are guessed.
+    reading
+        How the tables are written, and what is left out.
+    id_match
+        When an id of the orders means one of the products: ``exact``, ``number`` or ``caseless``.
     user_k, item_k
         Interactions that a user and an item need.
     shuffle_ties
         Seed for a random order of a sequence's equal times; None keeps the order of the file.
-    encoding, separator
-        Of csv and tsv.
     bad
         Where unreadable rows go.
 
@@ -64,159 +64,221 @@ def build(
     provenance : dict
         For `dataset_tools.writer.write_dataset`.
     """
-    import numpy as np
     import polars as pl
 
     from dataset_tools import pipeline
-    from dataset_tools.sources import ISO_FORMATS, BadLines, keep_rows, read_table, with_times
+    from dataset_tools.cleaning import join_fields
+    from dataset_tools.interactions import Collector
+    from dataset_tools.left_out import LeftOut
+    from dataset_tools.shops import products
+    from dataset_tools.shops.choose import choose_columns
+    from dataset_tools.shops.orders import read_orders
+    from dataset_tools.sources import BadLines, peek
     from dataset_tools.writer import provenance
 
     bad = bad or BadLines()
-    formats = (time_format,) if time_format else ISO_FORMATS
-    collector = pipeline.Collector()
-    types: dict[str, Any] = {user_column: pl.String, item_column: pl.String}
-    required = {user_column: "given", item_column: "given"}
-    if time_column:
-        types[time_column] = pl.String
-        required[time_column] = "given"
-    if rating_column:
-        types[rating_column] = pl.Float64
-        required[rating_column] = "a number"
-    count = 0
-    for table in read_table(interactions, types, bad, required=required, encoding=encoding, separator=separator):
-        for column in (user_column, item_column):
-            missing = pipeline.is_missing_word(table[1][column])
-            for row in missing.arg_true().to_list():
-                reason = f"{column} is {table[1][column][row]!r}, which RecBole reads as nothing"
-                bad.add(interactions.path.name, table[0][row], reason, str(table[1].row(row)))
-            if missing.any():
-                table = keep_rows(table, ~missing.to_numpy())
-        if time_column:
-            reason = "is not a time (see --time_format)"
-            _, frame = with_times(table, time_column, interactions, bad, formats, reason)
-        else:
-            frame = table[1].with_columns((pl.int_range(pl.len()).cast(pl.Float64) + count).alias("_time"))
-        count += len(frame)
-        ratings = frame[rating_column].to_numpy() if rating_column else np.zeros(len(frame))
-        collector.append(frame[user_column], frame[item_column], frame["_time"].to_numpy(), ratings)
-    data = collector.interactions(interactions.path)
-
-    item_ids = data.item_ids
-    item_id = item_id_column or item_column
-    known = np.zeros(len(item_ids), dtype=bool)
+    head = peek(interactions, **reading.options())
+    item_head = peek(items, **reading.options()) if items else None
+    columns, item_columns = choose_columns(interactions, head, items, item_head, layout, wishes)
+    collector, left = Collector(), LeftOut()
     texts: dict[int, str] = {}
-    records = repeated_records = 0
-    seen = pipeline.IdTable()
-    item_types = {item_id: pl.String, **dict.fromkeys(text_columns, pl.String)}
-    for _, frame in read_table(
-        items, item_types, bad, required={item_id: "given"}, encoding=encoding, separator=separator
-    ):
-        records += len(frame)
-        before = len(seen)
-        seen.encode(frame[item_id])
-        repeated_records += len(frame) - (len(seen) - before)
-        codes = item_ids.encode(frame[item_id])
-        wanted = np.flatnonzero(codes < len(known)).tolist()
-        fields = [frame[name].to_list() for name in text_columns]
-        for row in wanted:
-            code = int(codes[row])
-            if not known[code]:
-                known[code] = True
-                texts[code] = pipeline.join_fields(field[row] for field in fields)
-    known = np.concatenate([known, np.zeros(len(item_ids) - len(known), dtype=bool)])
-    pipeline.keep_items(data, known, "a row in the item table")
+    for frame in read_orders(interactions, columns, reading, left, bad):
+        ids = products.canonical(frame["item"], id_match)
+        codes = collector.append(frame["user"], ids, frame["_time"].to_numpy(), frame["rating"].to_numpy())
+        if items is None:
+            for code, title in zip(codes.tolist(), frame["title"].to_list(), strict=True):
+                if title and code not in texts:
+                    texts[code] = join_fields([title])
+    if not len(collector) and left.reasons:
+        why = max(left.reasons, key=lambda reason: left.reasons[reason])
+        raise UserError(
+            f"no row of {interactions.path.name} is left: of {left.rows:,} rows {left.reasons[why]:,} are {why}; "
+            "are these the right columns (see --help)?"
+        )
+    data = collector.interactions(interactions.path)
+    data.steps[:0] = left.steps(interactions, bad)
+    names: dict[int, str] = {}
+    counts: dict[str, int] = {}
+    if items is not None and item_columns is not None and item_head is not None:
+        known, texts, names, counts = products.collect_texts(
+            items, item_columns, reading.options(), data.item_ids, id_match, bad
+        )
+        table, column, first = items, item_columns, item_head
+
+        def all_ids() -> pl.Series:
+            ids = [
+                f[column.item] for f in products.read_products(table, column, reading.options(), BadLines(1 << 62, 0))
+            ]
+            return pl.concat(ids).unique(maintain_order=True) if ids else pl.Series([], dtype=pl.String)
+
+        def explain() -> str:
+            ids = data.item_ids.decode(pl.Series(data.items).unique(maintain_order=True).to_numpy())
+            return products.why_nothing_meets(interactions, ids, table, first, column.item, all_ids)
+
+        products.refuse_if_nothing_meets(known, data.items, explain, len(data))
+        before = len(data)
+        pipeline.keep_items(data, known, "a row in the item table")
+        if before - len(data) > 0.2 * before:
+            items.note(f"{before - len(data):,} of {before:,} interactions are with items that have no row there")
+    else:
+        texts = {code: texts.get(code, "") for code in range(len(data.item_ids))}
     dataset = pipeline.k_core_dataset(data, texts, user_k, item_k, shuffle_ties)
-    names = {"user": user_column, "item": item_column, "time": time_column, "rating": rating_column}
-    names_of_items = {"item_id": item_id, "text": list(text_columns)}
+    if id_match != "exact" and names:
+        codes = data.item_ids.encode(dataset.item_ids).tolist()
+        dataset.item_ids = pl.Series([names[code] for code in codes], dtype=pl.String)
     settings = {
-        "columns": {**names, **names_of_items},
+        "columns": {
+            "user": columns.user,
+            "item": columns.items[0] if len(columns.items) == 1 else columns.items,
+            "time": columns.time,
+            "rating": columns.rating,
+            "order": columns.order,
+            "quantity": columns.quantity,
+            "status": columns.status,
+            "item_id": item_columns.item if item_columns else None,
+            "text": item_columns.texts if item_columns else [columns.title],
+        },
+        "drops_returns": reading.drops_returns,
+        "id_match": id_match,
         "user_k": user_k,
         "item_k": item_k,
         "shuffle_ties": shuffle_ties,
     }
-    counts = {"records": records, "duplicate_records": repeated_records}
-    return dataset, provenance("custom", [interactions, items], settings, data, bad, metadata=counts)
+    sources = [interactions, *([items] if items else [])]
+    return dataset, provenance("custom", sources, settings, data, bad, left_out=left.reasons, metadata=counts)
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Build the command line."""
-    parser = new_parser(
-        "custom",
-        "--interactions FILE --items FILE --name NAME",
-        description=(
-            "Turn your own data into a dataset for RecBole and UniSRec. "
-            "It takes two tables (csv, tsv, parquet, jsonl or xlsx; csv, tsv and jsonl also as .gz): who took what "
-            "when, and what the items are called. Repeated rows count once, items without a row in the item table "
-            "go, then users and items with too few interactions; each user is sorted by time (ties keep the order "
-            "of the file)."
-        ),
-        epilog=(
-            "examples:\n"
-            "  python -m dataset_tools.custom --interactions orders.csv --items products.csv --name myshop\n"
-            "  python -m dataset_tools.custom --interactions orders.parquet --items products.jsonl --name myshop \\\n"
-            "      --user_col customer --item_col sku --time_col ordered_at --text_cols name category brand\n"
-            "  python -m dataset_tools.custom --interactions clicks.tsv --items items.tsv --name clicks --no_time \\\n"
-            "      --user_k 2 --item_k 2"
-        ),
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this kind."""
     source = parser.add_argument_group("input")
     source.add_argument("--interactions", type=Path, required=True, metavar="FILE", help="table of interactions")
-    source.add_argument("--items", type=Path, required=True, metavar="FILE", help="table of items")
+    source.add_argument(
+        "--items", type=Path, metavar="FILE", help="table of items (default: the interactions name their items)"
+    )
     parser.add_argument("--name", required=True, help="name of the dataset")
-    source.add_argument("--user_col", default="user_id", help="column of the user (default: %(default)s)")
-    source.add_argument("--item_col", default="item_id", help="column of the item (default: %(default)s)")
-    source.add_argument("--time_col", default="timestamp", help="column of the time (default: %(default)s)")
+    add_shop_options(source)
+    add_table_arguments(parser.add_argument_group("how the tables are written (found out, and said, without these)"))
+
+
+def add_shop_options(source: argparse._ActionsContainer) -> None:
+    """Add the flags that say which column is what, and what is left out."""
+    source.add_argument(
+        "--preset",
+        choices=(*PRESETS, "none"),
+        help="export of a shop system (default: told by its columns; none: no system)",
+    )
+    source.add_argument("--user_col", help="column of the user (default: guessed, and said)")
+    source.add_argument("--item_col", help="column of the item, or of all items of an order (default: guessed)")
+    source.add_argument("--time_col", help="column of the time (default: guessed)")
     source.add_argument("--no_time", action="store_true", help="there is no time; the file is in order")
-    source.add_argument("--time_format", help="such as '%%d.%%m.%%Y %%H:%%M' (default: numbers and ISO dates)")
+    source.add_argument("--time_format", help="such as '%%d.%%m.%%Y %%H:%%M' (default: the usual ways)")
     source.add_argument("--rating_col", help="column of a rating, which tells repeated rows apart (default: none)")
-    source.add_argument("--item_id_col", help="column of the item in the item table (default: as --item_col)")
     source.add_argument(
-        "--text_cols", nargs="+", default=["title"], metavar="COL", help="text columns, in order (default: title)"
+        "--order_col", help="column of the order, whose user, time and status hold for all its rows (default: guessed)"
     )
-    source.add_argument("--encoding", default="utf-8", help="of csv and tsv (default: %(default)s)")
+    source.add_argument("--list_separator", help="between the ids in a cell of --item_col; none: a cell is one id")
+    source.add_argument("--item_id_col", help="column of the item in the item table (default: guessed)")
     source.add_argument(
-        "--separator", type=_character, help="of csv and tsv, such as ';' (default: by the name of the file)"
+        "--id_match", choices=("exact", "number", "caseless"), default="exact",
+        help="when two ids are the same item; number: 007 is 7 and 7.0 (default: %(default)s)",
+    )  # fmt: skip
+    source.add_argument(
+        "--text_cols", nargs="+", metavar="COL", help="text columns, in order (default: title, category, brand)"
     )
-    add_arguments(parser)
-    return parser
+    drop = source.add_mutually_exclusive_group()
+    drop.add_argument(
+        "--drop_returns", action="store_true", default=None,
+        help="leave out returns (quantity below 1, or all sent back) and cancelled orders (default with a preset)",
+    )  # fmt: skip
+    drop.add_argument(
+        "--keep_returns", action="store_false", dest="drop_returns", default=None, help="count them as purchases"
+    )
+    source.add_argument("--quantity_col", help="column of the quantity, or none (default: guessed)")
+    source.add_argument("--status_col", help="column of the order's status, or none (default: guessed)")
+    source.add_argument(
+        "--drop_status",
+        nargs="+",
+        metavar="WORD",
+        help="statuses of cancelled orders (default: cancelled, refunded, ...)",
+    )
 
 
-def _character(text: str) -> str:
-    text = "\t" if text == "\\t" else text
-    if len(text.encode()) != 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not one ASCII character")
-    return text
+def shop_options(args: argparse.Namespace, orders: Source) -> dict[str, Any]:
+    """``layout``, ``wishes``, ``reading`` and ``id_match`` of `build`, from the flags."""
+    from dataset_tools.shops import layouts
+    from dataset_tools.shops.choose import NONE, Wishes
+    from dataset_tools.shops.orders import Reading
+    from dataset_tools.sources import peek
 
-
-def main(arguments: list[str]) -> int:
-    """Run the command."""
-    args = make_parser().parse_args(arguments)
-    from dataset_tools.sources import Source
-    from dataset_tools.writer import make_dataset
-
-    make_dataset(
-        args,
-        args.name,
-        lambda show, bad: build(
-            Source(args.interactions, show),
-            Source(args.items, show),
-            user_column=args.user_col,
-            item_column=args.item_col,
-            time_column=None if args.no_time else args.time_col,
-            rating_column=args.rating_col,
-            item_id_column=args.item_id_col,
-            text_columns=tuple(args.text_cols),
-            time_format=args.time_format,
-            user_k=args.user_k,
-            item_k=args.item_k,
-            shuffle_ties=args.shuffle_ties,
-            encoding=args.encoding,
-            separator=args.separator,
-            bad=bad,
+    written = {"encoding": args.encoding, "separator": args.separator, "quoted": not args.no_quotes}
+    orders.sheets = args.sheet
+    preset = args.preset
+    if preset is None and (preset := layouts.recognise(peek(orders, **written, rows=1).columns)):
+        orders.note(
+            f"its columns are those of {preset}'s order export: read by --preset {preset} (none says otherwise)"
+        )
+    layout = layouts.ANY if preset in (None, NONE) else layouts.PRESETS[preset]
+    drops = layout.drops_returns if args.drop_returns is None else args.drop_returns
+    return {
+        "layout": layout,
+        "wishes": Wishes(
+            user=args.user_col,
+            item=args.item_col,
+            time=NONE if args.no_time else args.time_col,
+            order=args.order_col,
+            quantity=args.quantity_col,
+            status=args.status_col,
+            rating=args.rating_col,
+            product=args.item_id_col,
+            texts=tuple(args.text_cols) if args.text_cols else None,
+            list_separator=args.list_separator,
         ),
-    )
-    return 0
+        "reading": Reading(
+            **written,
+            time_format=args.time_format,
+            day_first=None if args.date_order is None else args.date_order == "day",
+            drops_returns=drops or bool(args.drop_status),
+            left_out=tuple(word.lower() for word in args.drop_status or layout.left_out),
+            guests=layout.guests,
+        ),
+        "id_match": args.id_match,
+    }
 
+
+def _read(args: argparse.Namespace, show: bool, bad: BadLines) -> tuple[Dataset, dict[str, Any]]:
+    from dataset_tools.sources import Source
+
+    orders = Source(args.interactions, show, args.quiet)
+    items = Source(args.items, show, args.quiet) if args.items else None
+    limits = {"user_k": args.user_k, "item_k": args.item_k, "shuffle_ties": args.shuffle_ties}
+    return build(orders, items, **shop_options(args, orders), **limits, bad=bad)
+
+
+KIND = Kind(
+    tool="custom",
+    usage="--interactions FILE --items FILE --name NAME",
+    description=(
+        "Turn your own data into a dataset for RecBole and UniSRec. "
+        "It takes two tables (csv, tsv, parquet, jsonl or xlsx; csv, tsv and jsonl also as .gz): who took what "
+        "when, and what the items are called. Columns, separator, encoding and the order of dates are found out and "
+        "said, and each has a flag. Repeated rows count once, items without a row in the item table "
+        "go, then users and items with too few interactions; each user is sorted by time (ties keep the order "
+        "of the file). Whatever is left out is counted."
+    ),
+    epilog=(
+        "examples:\n"
+        "  python -m dataset_tools.custom --interactions orders.csv --items products.csv --name myshop\n"
+        "  python -m dataset_tools.custom --interactions orders_export.csv --items products_export.csv --name myshop \\\n"
+        "      --preset shopify\n"
+        "  python -m dataset_tools.custom --interactions orders.parquet --items products.jsonl --name myshop \\\n"
+        "      --user_col customer --item_col sku --time_col ordered_at --text_cols name category brand\n"
+        "  python -m dataset_tools.custom --interactions clicks.tsv --items items.tsv --name clicks --no_time \\\n"
+        "      --user_k 2 --item_k 2"
+    ),
+    options=add_options,
+    read=_read,
+)
+main = KIND.main
 
 if __name__ == "__main__":
     sys.exit(run_cli(main))

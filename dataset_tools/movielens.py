@@ -97,6 +97,8 @@ def prepare_ml100k(out: Path, source: Path | None = None, overwrite: bool = Fals
         is not set. A failed run leaves an existing folder as it was.
     """
     from dataset_tools import pipeline
+    from dataset_tools.ids import IdTable
+    from dataset_tools.interactions import Interactions, whole_times
     from dataset_tools.sources import Source
     from dataset_tools.writer import check_target, write_dataset
 
@@ -111,11 +113,11 @@ def prepare_ml100k(out: Path, source: Path | None = None, overwrite: bool = Fals
     unknown = rows.filter(~rows["item_id"].is_in(list(texts)))["item_id"].unique(maintain_order=True)
     if len(unknown):
         raise UserError(f"{len(unknown)} rated items are not in {movies.path}, first {unknown[0]!r}; add them")
-    user_ids, item_ids = pipeline.IdTable(), pipeline.IdTable()
-    data = pipeline.Interactions(
+    user_ids, item_ids = IdTable(), IdTable()
+    data = Interactions(
         users=user_ids.encode(rows["user_id"]),
         items=item_ids.encode(rows["item_id"]),
-        times=pipeline.whole_times(rows["timestamp"].to_numpy()),
+        times=whole_times(rows["timestamp"].to_numpy()),
         ratings=None,
         user_ids=user_ids,
         item_ids=item_ids,

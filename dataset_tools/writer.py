@@ -26,8 +26,11 @@ import numpy as np
 import polars as pl
 
 from dataset_tools import __version__
+from dataset_tools.cleaning import is_empty_text
 from dataset_tools.common import UserError, whole_folder
-from dataset_tools.pipeline import Dataset, Interactions, check_ids, is_empty_text
+from dataset_tools.ids import check_ids
+from dataset_tools.interactions import Interactions
+from dataset_tools.pipeline import Dataset
 from dataset_tools.sources import BadLines, Source
 
 MAX_HISTORY = 50  # the authors cut every history to its last 50 items
@@ -242,6 +245,8 @@ def make_dataset(
     )
     if not args.quiet:
         print(steps_table(dataset.steps), file=sys.stderr)
+        for file, lines in record["bad_lines"].items():
+            print(f"{lines:,} lines of {file} could not be read and are left out", file=sys.stderr)
         empty = sum(map(is_empty_text, dataset.texts))
         if empty:
             print(f"{empty:,} of {len(dataset.texts):,} item texts are empty after cleaning", file=sys.stderr)
@@ -262,7 +267,12 @@ def make_dataset(
 
 
 def steps_table(steps: list[dict[str, Any]]) -> str:
-    """Counts after each step, as lines of text."""
-    lines = [f"{'step':<34}{'interactions':>14}{'users':>12}{'items':>12}"]
-    lines += [f"{s['step']:<34}{s['interactions']:>14,}{s['users']:>12,}{s['items']:>12,}" for s in steps]
+    """Counts after each step, as lines of text; before ids are known there are no users and items to count."""
+
+    def line(step: str, *counts: int | str) -> str:
+        cells = [f"{count:,}" if isinstance(count, int) else count for count in counts]
+        return f"{step:<46}" + "".join(f"{cell:>13}" for cell in cells)
+
+    lines = [line("step", "interactions", "users", "items")]
+    lines += [line(s["step"], s["interactions"], s.get("users", ""), s.get("items", "")) for s in steps]
     return "\n".join(lines)

@@ -55,7 +55,7 @@ def match_columns(source: Source, wanted: Sequence[str], found: Sequence[str], w
     """
     matches = {name: match for name in wanted if (match := find_column(name, found)) is not None}
     refuse_missing(source, [name for name in wanted if name not in matches], found, what)
-    for name, match in matches.items():
-        if name != match:
-            source.note(f"{name} is its {what} {match!r}")
+    differ = [f"{name} is its {what} {match!r}" for name, match in matches.items() if name != match]
+    if differ:
+        source.note(", ".join(differ))
     return matches

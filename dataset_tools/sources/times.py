@@ -133,11 +133,19 @@ def _written(values: pl.Series, day_first: bool) -> pl.Series:
 class DateOrder:
     """Tell whether 3/4/2025 is in April or in March, from all dates of a file.
 
-    A number above 12 decides, then the order of the rows in time if the file is sorted in one of the two ways alone.
+    A number above 12 decides, then the period that the file is known to cover, then the order of the rows in time if
+    the file is sorted in one of the two ways alone.
+
+    Parameters
+    ----------
+    period
+        First and last second of that period; None if it is not known.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, period: tuple[float, float] | None = None) -> None:
         self.dates = self.day = self.month = 0
+        self._period = period
+        self._inside = {True: 0, False: 0}
         self.marks: set[str] = set()
         self.example = ""
         self._sorted = {True: True, False: True}
@@ -162,13 +170,15 @@ class DateOrder:
             times = parse_times(values.filter(there), None, day_first).drop_nulls()
             if not len(times):
                 continue
+            if self._period:
+                self._inside[day_first] += int(times.is_between(*self._period).sum())
             first_time: Any = times[0]
             falls = (times.diff() < 0).any() or first_time < self._last.get(day_first, first_time)
             self._sorted[day_first] &= not falls
             self._last[day_first] = float(times[-1])
 
-    def decide(self, source: Source, column: str) -> bool:
-        """Whether days come first; said in one line.
+    def decide(self, source: Source, column: str, usual: bool | None = None) -> bool:
+        """Whether days come first; said in one line. ``usual`` is the answer where nothing tells.
 
         Raises
         ------
@@ -186,10 +196,14 @@ class DateOrder:
         if self.day or self.month:
             told = self.day > self.month
             why = f"{max(self.day, self.month):,} dates cannot be read otherwise"
+        elif self._inside[True] != self._inside[False]:
+            told, why = self._inside[True] > self._inside[False], "the dates lie in the years of this data then"
         elif self._sorted[True] != self._sorted[False]:
             told, why = self._sorted[True], "the file is in the order of time then"
         elif "/" not in self.marks:
             told, why = True, "as usual with dots and dashes"
+        elif usual is not None:
+            told, why = usual, "as it is published"
         if told is None:
             raise UserError(
                 f"the column {column} of {source.path.name} holds dates such as {self.example!r}, and nothing tells "

@@ -246,7 +246,7 @@ def add_items_command(arguments: list[str]) -> int:
 def _read_items(args: argparse.Namespace) -> list[dict[str, str]]:
     import polars as pl
 
-    from dataset_tools.pipeline import join_fields
+    from dataset_tools.cleaning import join_fields
     from dataset_tools.sources import BadLines, Source, read_table
 
     columns = dict.fromkeys([args.item_col, *args.text_cols], pl.String)

@@ -320,7 +320,8 @@ def test_bad_ratings(tmp_path, capsys):
     assert "5 columns where 4 are due" in err
     assert "rating is not a number" in err
     record = json.loads((tmp_path / "out" / "Gift" / "Gift.json").read_text())
-    assert record["steps"][0]["interactions"] == 36
+    steps = [(step["step"], step["interactions"]) for step in record["steps"]]
+    assert steps[:3] == [("rows of Gift_Cards.csv", 42), ("rows that cannot be read left out", 36), ("read", 36)]
     assert record["bad_lines"] == {"Gift_Cards.csv": 6}
     # lines of a wrong shape are told first, then those with a wrong value; five are shown
     shown = re.findall(r"skipped Gift_Cards.csv, line (\d+)", err)
@@ -477,3 +478,43 @@ def test_bad_lines_shows_only_the_first(capsys):
     assert capsys.readouterr().err.count("skipped f") == 2
     with pytest.raises(UserError, match="more than 8"):
         bad.add("f", 9, "odd", "x")
+
+
+# the dumps of 2014
+
+
+@pytest.mark.parametrize("year", [2014, 2018])
+def test_2014(tmp_path, capsys, year):
+    rows = toy()
+    with gzip.open(tmp_path / "reviews_Toys_and_Games_5.json.gz", "wt") as out:
+        for u, i, r, t in rows:
+            out.write(
+                json.dumps({"reviewerID": u, "asin": i, "overall": r, "unixReviewTime": t, "helpful": [0, 0]}) + "\n"
+            )
+    with gzip.open(tmp_path / "meta_Toys_and_Games.json.gz", "wt") as out:
+        for i in _items(rows):
+            out.write(str({"asin": i, "title": f'It\'s a "T" {i}', "brand": "Br", "categories": [["A", "B"]]}) + "\n")
+        out.write("{'asin': 'X', 'title': open('gone', 'w')}\n")
+    status, err = run(capsys, "Toys", "--raw", tmp_path, "--out", tmp_path / "out", "--year", year)
+    assert status == 0
+    assert "Python dicts, not JSON" in err
+    assert "1 lines of meta_Toys_and_Games.json.gz could not be read" in err
+    text = (tmp_path / "out" / "Toys" / "Toys.text").read_text().splitlines()
+    assert text[1] == "I5\tIt's a T I5. A B. Br. "
+    assert not Path("gone").exists()
+
+
+def test_ratings_of_2014_name_the_user_first(tmp_path, capsys):
+    rows = toy()
+    (tmp_path / "ratings_Baby.csv").write_text("".join(f"{u},{i},{r},{t}\n" for u, i, r, t in rows))
+    (tmp_path / "meta_Baby.json").write_text("".join(json.dumps({"asin": i, "title": i}) + "\n" for i in _items(rows)))
+    assert run(capsys, "Baby", "--raw", tmp_path, "--out", tmp_path / "out", "--year", 2014)[0] == 0
+    assert (tmp_path / "out" / "Baby" / "Baby.inter").read_text().splitlines()[1] == "U0\tI5\t995"
+
+
+def test_shared_case_2014(shared, tmp_path, capsys):
+    status, _ = run(capsys, "Toys", "--raw", shared / "cases" / "amazon2014", "--out", tmp_path)
+    assert status == 0
+    counts = json.loads((tmp_path / "Toys" / "Toys.json").read_text())["counts"]
+    assert (counts["interactions"], counts["users"], counts["items"]) == (237, 30, 15)
+    assert "Toys Games. Acme." in (tmp_path / "Toys" / "Toys.item").read_text()

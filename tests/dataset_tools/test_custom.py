@@ -120,9 +120,16 @@ def test_separator_encoding_and_time_format(tmp_path, capsys):
     arguments += ["--out", tmp_path / "out", "--separator", ";", "--time_format", "%d.%m.%Y %H:%M", *COLUMNS]
     assert run(capsys, *arguments, "--encoding", "latin-1")[0] == 0
     assert "u0\tgröße\t1705312800" in (tmp_path / "out" / "shop" / "shop.inter").read_text(encoding="utf-8")
-    status, err = run(capsys, *arguments, "--overwrite", "--max_bad_lines", 3)
+    status, err = run(capsys, *arguments, "--overwrite", "--max_bad_lines", 3, "--encoding", "utf-8")
     assert status == 1
     assert "--encoding" in err
+    # and all of it is found out: the encoding, the separator, and that a day comes first
+    found = ["--interactions", tmp_path / "orders.csv", "--items", tmp_path / "products.csv", "--name", "shop"]
+    status, err = run(capsys, *found, "--out", tmp_path / "again", *COLUMNS)
+    assert status == 0
+    assert content(tmp_path / "again" / "shop") == content(tmp_path / "out" / "shop")
+    for said in ("read as cp1252", "separated by ';'", "dates have the day first"):
+        assert said in err
 
 
 def test_rating_tells_rows_apart(tmp_path, capsys):
@@ -147,10 +154,17 @@ def test_bad_values(tmp_path, capsys):
         status, err = shop(capsys, tmp_path / kind[1:], kind, orders=pl.concat([ORDERS, extra]))
         assert status == 0
         assert "at is not a time" in err
-        assert "customer is not given" in err
         record = json.loads((tmp_path / kind[1:] / "out" / "shop" / "shop.json").read_text())
-        assert record["bad_lines"] == {f"orders{kind}": 3}
+        assert record["bad_lines"] == {f"orders{kind}": 1}
         assert record["counts"]["interactions"] == 30
+        steps = [(step["step"], step["interactions"]) for step in record["steps"]]
+        assert steps[:5] == [
+            (f"rows of orders{kind}", 33),
+            ("rows without a user (guests) left out", 32),
+            ("rows without a time left out", 31),
+            ("rows that cannot be read left out", 30),
+            ("read", 30),
+        ]
 
 
 def test_tab_in_an_id_is_refused(tmp_path, capsys):
@@ -166,6 +180,9 @@ def test_nothing_in_common(tmp_path, capsys):
     status, err = shop(capsys, tmp_path, ".csv", products=PRODUCTS.with_columns(pl.lit("zz").alias("sku")))
     assert status == 1
     assert "a row in the item table" in err
+    assert "'i0'" in err
+    assert "'zz'" in err
+    assert "--item_id_col" in err
 
 
 CELLS = st.text(st.sampled_from('ab,"\n \té;'), max_size=6)

@@ -59,7 +59,10 @@ def test_the_statistics_of_the_paper(dump, reference):
     assert (counts["users"], counts["items"], counts["interactions"]) == (16_520, 3_469, 519_906)
     assert found["rows"]["read"] == 541_909
     assert found["rows"]["without_description"] == 1_454
-    assert found["steps"][1]["interactions"] == 535_026
+    steps = {step["step"]: step["interactions"] for step in found["steps"]}
+    assert steps["rows of data.csv"] == 541_909
+    assert steps["rows without a description left out"] == 541_909 - 1_454
+    assert steps["duplicates removed"] == 535_026
     # the first row of the file is the first of the set, with its description
     assert (reference / "OR.inter").read_text().splitlines()[1] == "536365\t85123A\t1291191960"
     assert (reference / "OR.text").read_text().splitlines()[1] == "85123A\twhite hanging heart t-light holder."
@@ -233,3 +236,79 @@ def test_files_that_are_not_what_they_say(tmp_path, capsys, name):
     assert status == 1
     assert err.startswith("error: ")
     assert name in err
+
+
+@pytest.mark.parametrize(
+    ("names", "form", "day_first"),
+    [
+        ({}, "12/1/2010 8:0{}", False),
+        ({}, "01-12-2010 08:0{}", True),
+        ({"InvoiceNo": "Invoice", "UnitPrice": "Price", "CustomerID": "Customer ID"}, "2010-12-01 08:0{}:00", None),
+        ({name: name.lower() for name in HEADER.split(",")}, "01/12/2010 08:0{}", True),
+        ({"InvoiceNo": "invoice", "CustomerID": "customer_id", "InvoiceDate": "invoice date"}, "1.12.2010 8:0{}", True),
+    ],
+)
+def test_the_forms_that_circulate(tmp_path, capsys, names, form, day_first):
+    header = ",".join(names.get(name, name) for name in HEADER.split(","))
+    lines = [row.replace("12/1/2010 8:0", "@").replace(",17850,", ",17850.0,") for row in shop()]
+    lines = [row[: row.index("@")] + form.format(row[row.index("@") + 1]) + row[row.index("@") + 2 :] for row in lines]
+    (tmp_path / "data.csv").write_text("\n".join([header, *lines]) + "\n")
+    arguments = [
+        "--raw",
+        tmp_path / "data.csv",
+        "--out",
+        tmp_path,
+        "--sequence",
+        "customer",
+        "--user_k",
+        1,
+        "--item_k",
+        1,
+    ]
+    if day_first and "/" in form:
+        arguments += ["--date_order", "day"]  # nothing tells a day of all the same dates with slashes
+    status, err = run(capsys, *arguments)
+    assert status == 0, err
+    lines = (tmp_path / "OR" / "OR.inter").read_text().splitlines()
+    assert lines[1] == "17850\tSKU0\t1291190400"
+    assert len(lines) == 37
+
+
+def test_the_years_of_the_data_tell_the_order_of_dates(tmp_path, capsys):
+    rows = [row.replace("12/1/2010", "08/12/2009") for row in shop()]
+    (tmp_path / "data.csv").write_text("\n".join([HEADER, *rows]) + "\n")
+    status, err = run(capsys, "--raw", tmp_path / "data.csv", "--out", tmp_path)
+    assert status == 0
+    assert "day first: the dates lie in the years of this data then" in err
+    assert (tmp_path / "OR" / "OR.inter").read_text().splitlines()[1].endswith("\t1260259200")
+
+
+def test_a_workbook_of_two_sheets_is_read_whole(tmp_path, capsys):
+    openpyxl = pytest.importorskip("openpyxl", reason="openpyxl writes the workbook of this test")
+    book = openpyxl.Workbook(write_only=True)
+    for year, invoices in (("Year 2009-2010", range(3)), ("Year 2010-2011", range(3, 6))):
+        sheet = book.create_sheet(year)
+        sheet.append(
+            ["Invoice", "StockCode", "Description", "Quantity", "InvoiceDate", "Price", "Customer ID", "Country"]
+        )
+        for n in invoices:
+            for c in range(6):
+                sheet.append([100 + n, f"SKU{c}", f"THING {c}", 1, datetime(2010, 12, 1, 8, n), 1.5, 17850.0, "UK"])
+    book.save(tmp_path / "online_retail_II.xlsx")
+    arguments = ["--raw", tmp_path / "online_retail_II.xlsx", "--out", tmp_path]
+    status, err = run(capsys, *arguments)
+    assert status == 0
+    assert "read sheets 'Year 2009-2010', 'Year 2010-2011'" in err
+    assert record(tmp_path / "OR")["counts"]["interactions"] == 36
+    status, err = run(capsys, *arguments, "--overwrite", "--sheet", "Year 2010-2011", "--user_k", 1, "--item_k", 1)
+    assert status == 0
+    assert "left out: 'Year 2009-2010' (not in --sheet)" in err
+    assert record(tmp_path / "OR")["counts"]["interactions"] == 18
+
+
+@pytest.mark.parametrize("name", ["or2", "or_dmy", "or_lower"])
+def test_shared_cases(shared, tmp_path, capsys, name):
+    raw = shared / "cases" / "or_names" / f"{name}.csv"
+    assert run(capsys, "--raw", raw, "--out", tmp_path, "--user_k", 1, "--item_k", 1)[0] == 0
+    assert record(tmp_path / "OR")["rows"]["read"] == 399
+    assert (tmp_path / "OR" / "OR.inter").read_text().splitlines()[1] == "536365\t85123A\t1291191960"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset_tools import pipeline
+from dataset_tools import cleaning, ids, interactions, kcore, pipeline
 from dataset_tools.common import UserError
 
 ROWS = st.lists(
@@ -46,8 +46,8 @@ def slow_pipeline(rows, known, user_k, item_k):
 
 
 def make_data(rows):
-    user_ids, item_ids = pipeline.IdTable(), pipeline.IdTable()
-    return pipeline.Interactions(
+    user_ids, item_ids = ids.IdTable(), ids.IdTable()
+    return interactions.Interactions(
         users=user_ids.encode(pl.Series([r[0] for r in rows], dtype=pl.String)),
         items=item_ids.encode(pl.Series([r[1] for r in rows], dtype=pl.String)),
         times=np.array([r[3] for r in rows], dtype=np.int64),
@@ -78,7 +78,7 @@ def read_back(dataset):
 def test_whole_pipeline_is_the_slow_one(rows, known, user_k, item_k):
     expected = slow_pipeline(rows, known, user_k, item_k)
     data = make_data(rows)
-    pipeline.drop_duplicates(data)
+    interactions.drop_duplicates(data)
     mask = np.array([name in known for name in data.item_ids.decode(np.arange(len(data.item_ids))).to_list()], bool)
     if not expected:
         with pytest.raises(UserError):
@@ -94,7 +94,7 @@ def test_whole_pipeline_is_the_slow_one(rows, known, user_k, item_k):
 @given(rows=ROWS, k=st.integers(1, 4))
 def test_items_are_numbered_as_they_occur_in_the_sequences(rows, k):
     data = make_data(rows)
-    data.keep(pipeline.k_core(data.users, data.items, k, k))
+    data.keep(kcore.k_core(data.users, data.items, k, k))
     dataset = pipeline.make_sequences(data)
     first = list(dict.fromkeys(dataset.items.tolist()))
     assert first == list(range(len(dataset.item_ids)))
@@ -104,7 +104,7 @@ def test_items_are_numbered_as_they_occur_in_the_sequences(rows, k):
 @given(rows=ROWS)
 def test_duplicates_are_those_of_a_set(rows):
     data = make_data(rows)
-    mask = pipeline.duplicates(data.users, data.items, data.times, data.ratings)
+    mask = interactions.duplicates(data.users, data.items, data.times, data.ratings)
     seen, expected = set(), []
     for row in rows:
         expected.append(row in seen)
@@ -116,8 +116,8 @@ def test_duplicates_survive_colliding_hashes(monkeypatch):
     # with every slot marked as suspect, only the full comparison can tell rows apart
     rng = np.random.default_rng(1)
     columns = rng.integers(0, 12, (3, 5000))
-    monkeypatch.setattr(pipeline, "_bits", lambda values: np.zeros(len(values), dtype=np.uint64))
-    mask = pipeline.duplicates(columns[0].astype(np.uint32), columns[1].astype(np.uint32), columns[2], None)
+    monkeypatch.setattr(interactions, "_bits", lambda values: np.zeros(len(values), dtype=np.uint64))
+    mask = interactions.duplicates(columns[0].astype(np.uint32), columns[1].astype(np.uint32), columns[2], None)
     seen, expected = set(), []
     for row in columns.T.tolist():
         expected.append(tuple(row) in seen)
@@ -129,13 +129,13 @@ def test_large_k_core_is_stable_and_maximal():
     rng = np.random.default_rng(0)
     users = (2000 * rng.random(20_000) ** 3).astype(np.uint32)
     items = (900 * rng.random(20_000) ** 2).astype(np.uint32)
-    rows = pipeline.k_core(users, items, 5, 7)
+    rows = kcore.k_core(users, items, 5, 7)
     assert 0 < len(rows) < 20_000
     assert min(Counter(users[rows].tolist()).values()) >= 5
     assert min(Counter(items[rows].tolist()).values()) >= 7
     # the order of the rows does not matter
     shuffle = rng.permutation(20_000)
-    again = pipeline.k_core(users[shuffle], items[shuffle], 5, 7)
+    again = kcore.k_core(users[shuffle], items[shuffle], 5, 7)
     assert sorted(shuffle[again].tolist()) == rows.tolist()
 
 
@@ -144,7 +144,7 @@ def test_large_k_core_is_stable_and_maximal():
 def test_largest_k(rows):
     data = make_data(rows)
     best = max((k for k in range(1, 61) if slow_k_core(rows, k, k)), default=0)
-    assert pipeline.largest_k(data.users, data.items) == best
+    assert kcore.largest_k(data.users, data.items) == best
 
 
 def test_empty_result_names_the_pass_and_the_largest_k():
@@ -157,7 +157,7 @@ def test_counts_of_each_step():
     rows = [("u", item, 1.0, 0) for item in "ABC"] + [("v", item, 1.0, 0) for item in "AB"] + [("u", "A", 1.0, 0)]
     data = make_data(rows)
     data.count("read")
-    assert pipeline.drop_duplicates(data) == 1
+    assert interactions.drop_duplicates(data) == 1
     pipeline.keep_k_core(data, 2, 2)
     counts = [(s["step"], s["interactions"], s["users"], s["items"]) for s in data.steps]
     assert counts == [
@@ -181,6 +181,7 @@ def test_counts_of_each_step():
         ("tab\there", "tab here."),
         ("line\u2028end\x85here", "line end here."),
         (["Arts", "Crafts &amp; Sewing"], "Arts Crafts & Sewing."),
+        ([["Toys", "Games"], ["Toys", "Dolls"]], "Toys Games Toys Dolls."),
         ([], "."),
         (12.5, "12.5."),
         ("x" * 1998, "x" * 1998 + "."),
@@ -190,13 +191,13 @@ def test_counts_of_each_step():
     ],
 )
 def test_clean_text(raw, clean):
-    assert pipeline.clean_text(raw) == clean
+    assert cleaning.clean_text(raw) == clean
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.text())
 def test_clean_text_is_one_line_and_one_column(raw):
-    clean = pipeline.clean_text(raw)
+    clean = cleaning.clean_text(raw)
     assert "\t" not in clean
     assert '"' not in clean
     assert len(clean.splitlines()) == 1
@@ -205,21 +206,21 @@ def test_clean_text_is_one_line_and_one_column(raw):
 
 
 def test_join_fields_leaves_out_what_is_absent():
-    assert pipeline.join_fields(["Title", None, "Brand"]) == "Title. Brand. "
-    assert pipeline.is_empty_text(pipeline.join_fields(["", []]))
-    assert not pipeline.is_empty_text("é.")
+    assert cleaning.join_fields(["Title", None, "Brand"]) == "Title. Brand. "
+    assert cleaning.is_empty_text(cleaning.join_fields(["", []]))
+    assert not cleaning.is_empty_text("é.")
 
 
 @pytest.mark.parametrize("bad", ["a\tb", "a\nb", "", " ", "a\ufffdb"])
 def test_ids_that_a_file_cannot_hold(bad):
     with pytest.raises(UserError, match="item"):
-        pipeline.check_ids(pl.Series(["fine", bad]), "item")
-    pipeline.check_ids(pl.Series(["BANK CHARGES", "ü-1"]), "item")
+        ids.check_ids(pl.Series(["fine", bad]), "item")
+    ids.check_ids(pl.Series(["BANK CHARGES", "ü-1"]), "item")
 
 
 def test_whole_times():
-    assert pipeline.whole_times(np.array([1.0, 2.0])).dtype == np.int64
-    assert pipeline.whole_times(np.array([1.0, 2.5])).dtype == np.float64
+    assert interactions.whole_times(np.array([1.0, 2.0])).dtype == np.int64
+    assert interactions.whole_times(np.array([1.0, 2.5])).dtype == np.float64
 
 
 def test_shuffled_ties_keep_everything_else():
@@ -229,7 +230,7 @@ def test_shuffled_ties_keep_everything_else():
     times = np.array([1] * 10 + [0, 2] + [5, 4, 3, 2, 1, 0])
 
     def sequences(seed):
-        collector = pipeline.Collector()
+        collector = interactions.Collector()
         collector.append(pl.Series(users), pl.Series(items), times, np.ones(len(users)))
         data = pipeline.make_sequences(collector.interactions(Path("x")), seed)
         rows = data.item_ids.gather(data.items).to_list()

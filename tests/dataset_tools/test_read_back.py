@@ -15,7 +15,8 @@ from recbole.data import create_dataset
 
 from dataset_tools import custom, writer
 from dataset_tools.common import run_cli
-from dataset_tools.pipeline import MISSING_WORDS, Dataset
+from dataset_tools.ids import MISSING_WORDS
+from dataset_tools.pipeline import Dataset
 from recbole_unisrec.data.dataset import TextDataset
 from recbole_unisrec.settings import build_config
 
