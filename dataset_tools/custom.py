@@ -113,7 +113,7 @@ def build(
 
         def explain() -> str:
             ids = data.item_ids.decode(pl.Series(data.items).unique(maintain_order=True).to_numpy())
-            return products.why_nothing_meets(interactions, ids, table, first, column.item, all_ids)
+            return products.why_nothing_meets(interactions, ids, table, first, column.item, all_ids())
 
         products.refuse_if_nothing_meets(known, data.items, explain, len(data))
         before = len(data)

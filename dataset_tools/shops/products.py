@@ -112,7 +112,7 @@ def why_nothing_meets(
     products: Source,
     head: pl.DataFrame,
     column: str,
-    read: Callable[[], pl.Series],
+    ids: pl.Series,
 ) -> str:
     """An id of each side, and what would make them meet.
 
@@ -122,10 +122,9 @@ def why_nothing_meets(
         The order table, and the ids [n] of its items, each once.
     products, head, column
         The product table, its first rows, and the column of the id.
-    read
-        Gives all ids of the product table.
+    ids
+        All ids of the product table.
     """
-    ids = read()
     if not len(ids):
         return f"{products.path.name} holds no product; is it the right file?"
     shown = (

@@ -86,7 +86,7 @@ def test_both_layouts_give_the_same_pairs_and_features(tmp_path: Path) -> None:
     (splits / "toy.inter").unlink()
     read = []
     for parent in (folder.parent, splits.parent):
-        config = build_config("UniSRec", "toy", [], {"data_path": str(parent), "state": "ERROR"})
+        config = build_config("UniSRec", "toy", [], {"data_path": str(parent), "state": "ERROR", "plm_size": 4})
         read.append(TextDataset(config))
     assert [dataset.layout for dataset in read] == ["standard", "split"]
     by_id, by_number = map(pairs_of, read)
