@@ -139,8 +139,9 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     from recbole_unisrec.pretrain.cli import COMMANDS as PRETRAINING
     from recbole_unisrec.serving.cli import COMMANDS as SERVING
+    from recbole_unisrec.shop.cli import COMMANDS as SHOP
 
-    others = {**PRETRAINING, **SERVING}
+    others = {**SHOP, **PRETRAINING, **SERVING}
     COMMANDS.update({name: text for name, (_, text) in others.items()})
     commands: dict[str, Callable[[list[str]], int]] = {"train": train_command}
     commands.update({name: command for name, (command, _) in others.items()})

@@ -1,0 +1,203 @@
+"""``unisrec start``: a shop's order and product exports to a model, a report and a page; goes on where it was."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dataset_tools.arguments import add_table_arguments
+from dataset_tools.common import UserError
+from dataset_tools.custom import add_shop_options
+
+# options that decide what is made of the files; a run with others begins anew
+READING = (
+    "preset", "user_col", "item_col", "time_col", "no_time", "time_format", "rating_col", "order_col", "list_separator",
+    "item_id_col", "id_match", "text_cols", "drop_returns", "quantity_col", "status_col", "drop_status", "encoding",
+    "separator", "no_quotes", "sheet", "date_order",
+)  # fmt: skip
+LEARNING = ("encoder", "recipe", "epochs", "seed")
+STEPS = 6
+
+
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the files, shared by start and update."""
+    add_shop_options(parser.add_argument_group("what the columns are (guessed, and said, without these)"))
+    add_table_arguments(parser.add_argument_group("how the files are written (found out, and said, without these)"))
+    parser.add_argument(
+        "--max_bad_lines", type=int, default=1000, help="unreadable lines to skip before giving up (default: 1000)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="say nothing but the result")
+    parser.add_argument("--verbose", action="store_true", help="show RecBole's log too")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Options of the command."""
+    parser = argparse.ArgumentParser(
+        prog="unisrec start",
+        usage="%(prog)s --orders FILE [FILE ...] [--products FILE] [options]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "From your shop's exports to recommendations: reads the files, learns, measures, writes a report\n"
+            "(report.html), and shows a page to try it. An interrupted run goes on where it was."
+        ),
+        epilog=(
+            "examples:\n"
+            "  unisrec start --orders orders.csv --products products.csv\n"
+            "  unisrec start --orders orders_export.csv --products products_export.csv --preset shopify --out myshop\n"
+            "  unisrec start --orders 2023.xlsx 2024.xlsx --no_serve"
+        ),
+    )
+    parser.add_argument("--orders", type=Path, nargs="+", required=True, metavar="FILE", help="order exports")
+    parser.add_argument(
+        "--products", type=Path, metavar="FILE", help="product export (default: the orders name the products)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("myshop"), help="folder of it all (default: %(default)s)")
+    parser.add_argument("--restart", action="store_true", help="begin anew in a folder that start made")
+    learn = parser.add_argument_group("learning")
+    learn.add_argument(
+        "--encoder", default="auto",
+        help="of the product texts: minilm, lsa, a hub name or a folder (default: minilm if installed, else lsa)",
+    )  # fmt: skip
+    learn.add_argument("--recipe", default="ours", help="ours or paper (default: %(default)s)")
+    learn.add_argument("--epochs", type=int, help="at most so many rounds (default: until nothing improves)")
+    learn.add_argument("--seed", type=int, help="random seed")
+    page = parser.add_argument_group("page")
+    page.add_argument("--no_serve", action="store_true", help="end without the page")
+    page.add_argument("--port", type=int, default=8000, help="of the page (default: %(default)s)")
+    add_reading_options(parser)
+    return parser
+
+
+def start_command(arguments: list[str]) -> int:
+    """Run ``unisrec start``."""
+    args = make_parser().parse_args(arguments)
+    from recbole_unisrec.shop.state import only_one
+    from recbole_unisrec.shop.training import check_parts
+
+    check_parts()
+    with only_one(args.out):
+        _work(args)
+    missing = [name for name in ("fastapi", "uvicorn") if importlib.util.find_spec(name) is None]
+    if args.no_serve or missing:
+        if missing:
+            print(f'the page needs {" and ".join(missing)}: pip install "recbole_unisrec[serve]", then unisrec serve')
+        return 0
+    from recbole_unisrec.serving.cli import serve_command
+
+    print(f"the page: http://127.0.0.1:{args.port}  (stop it with Ctrl-C)")
+    return serve_command(["--model", str(args.out / "model"), "--port", str(args.port)])
+
+
+def _open_state(args: argparse.Namespace) -> Any:
+    """The folder's state if it is of the same files and options, else a new one.
+
+    Raises
+    ------
+    UserError
+        If the folder is of other files, and ``--restart`` is not given.
+    """
+    from recbole_unisrec.shop.state import State, fingerprint
+
+    options = {name: getattr(args, name) for name in (*READING, *LEARNING)}
+    files = [*args.orders, *([args.products] if args.products else [])]
+    mark = fingerprint(files, options)
+    state = State.load(args.out) if not args.restart else None
+    if state is not None and state.values["mark"] != mark:
+        raise UserError(
+            f"{args.out} was made of other files or with other options; add new orders with unisrec update, begin anew "
+            "with --restart, or give another --out"
+        )
+    if state is not None:
+        return state
+    if args.restart and (args.out / "shop.json").is_file():
+        for name in ("dataset", "saved", "model"):
+            shutil.rmtree(args.out / name, ignore_errors=True)
+    state = State.new(args.out, mark, options)
+    state.values["files"] = [path.name for path in files]
+    return state
+
+
+def _work(args: argparse.Namespace) -> None:
+    """The steps; each that is done is noted in the state."""
+    from recbole_unisrec.shop.measure import (
+        best_sellers,
+        buys_again,
+        held_out,
+        list_length,
+        measure,
+        read_sequences,
+    )
+    from recbole_unisrec.shop.progress import Progress, Rounds
+    from recbole_unisrec.shop.report import write_report
+    from recbole_unisrec.shop.tables import Tables, build_dataset, read_exports
+    from recbole_unisrec.shop.training import LONG, NAME, choose_encoder, encode, recommender, train
+
+    state, folder = _open_state(args), args.out
+    progress = Progress(STEPS, args.quiet)
+    read = state.done("read")
+    if read is None:
+        with progress.step("reading your files"):
+            tables = read_exports(args.orders, args.products, args)
+            tables.write(folder)
+            steps = build_dataset(tables, folder, NAME)
+            read = state.finish("read", {"tables": tables.steps, "dataset": steps, "notes": tables.notes})
+    else:
+        progress.skip("reading your files")
+    tables = Tables.read(folder)
+    tables.steps, tables.notes = read["tables"], read["notes"]
+    last = read["dataset"][-1]
+    progress.say(
+        f"      {last['users']:,} customers, {last['items']:,} products, {last['interactions']:,} purchases to learn from"
+    )
+    sequences = read_sequences(folder / "dataset" / NAME, NAME)
+    k = list_length(last["items"])
+
+    suffix = state.done("encode")
+    encoder = choose_encoder(args.encoder)
+    if suffix is None:
+        with progress.step(f"turning the product texts into numbers ({encoder})"):
+            suffix = state.finish("encode", encode(folder, encoder, not args.quiet and sys.stderr.isatty()))
+    else:
+        progress.skip("turning the product texts into numbers")
+
+    trained = state.done("train")
+    if trained is None:
+        with progress.step("learning"):
+            rounds = Rounds(progress, LONG[0] if args.epochs is None else args.epochs, LONG[1])
+            result = train(
+                folder, suffix, k, rounds, recipe=args.recipe, epochs=args.epochs, seed=args.seed, verbose=args.verbose
+            )
+            trained = state.finish("train", asdict(result))
+    else:
+        progress.skip("learning")
+
+    rec = recommender(trained["checkpoint"], folder, tables.products)
+    again, held = buys_again(sequences), held_out(sequences)
+    with progress.step("measuring on the last purchases"):
+        sold = best_sellers(sequences)
+        measured = measure(rec, held, sold, k, again)
+        state.finish("measure", asdict(measured))
+    if state.done("save") is None or not (folder / "model").is_dir():
+        with progress.step("saving the model"):
+            rec.save(folder / "model")
+            state.finish("save", {"items": len(rec)})
+    else:
+        progress.skip("saving the model")
+    with progress.step("writing the report"):
+        write_report(
+            folder / "report.html", tables, read["dataset"], measured, rec, held,
+            files=state.values["files"], updates=state.values["updates"],
+        )  # fmt: skip
+        state.finish("report", "report.html")
+    hits, low, high, sellers = measured.per_hundred()
+    print(
+        f"of 100 customers {hits} bought next what stood in their list of {k} ({low} to {high} with 95% certainty, "
+        f"measured on {measured.customers:,}); the best sellers: {sellers}"
+    )
+    print(f"the report: {folder / 'report.html'}\nthe model: {folder / 'model'}")

@@ -1,0 +1,184 @@
+"""``unisrec update``: new orders and products into a shop's model; the better of the old and the new one stays."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from dataset_tools.common import UserError
+from recbole_unisrec.shop.start import READING, add_reading_options
+
+STEPS = 5
+ENOUGH = 10  # customers with a new purchase, from which two models are compared
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Options of the command."""
+    parser = argparse.ArgumentParser(
+        prog="unisrec update",
+        usage="%(prog)s --orders FILE [FILE ...] [--products FILE] [--shop DIR] [options]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Add new orders and products to what unisrec start made. A short training goes on from the weights of the\n"
+            "last model. Old and new model are compared on the newest orders, and the better one is kept. Orders that\n"
+            "are known already do no harm. A service that runs takes the model over. The options of start hold."
+        ),
+        epilog=(
+            "examples:\n"
+            "  unisrec update --orders new.csv\n"
+            "  unisrec update --shop myshop --orders orders_export.csv --products products_export.csv --quiet\n\n"
+            "every night at three, in a crontab:\n"
+            "  0 3 * * *  cd /srv/shop && unisrec update --orders export.csv --quiet >> update.log 2>&1"
+        ),
+    )
+    parser.add_argument("--orders", type=Path, nargs="+", required=True, metavar="FILE", help="order exports")
+    parser.add_argument("--products", type=Path, metavar="FILE", help="product export (default: the products stay)")
+    parser.add_argument("--shop", type=Path, default=Path("myshop"), help="folder of start (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, help="at most so many rounds (default: 8)")
+    add_reading_options(parser)
+    return parser
+
+
+def update_command(arguments: list[str]) -> int:
+    """Run ``unisrec update``."""
+    parser = make_parser()
+    args = parser.parse_args(arguments)
+    from recbole_unisrec.shop.state import State, only_one
+    from recbole_unisrec.shop.training import check_parts
+
+    state = State.load(args.shop)
+    if state is None or state.done("save") is None:
+        raise UserError(
+            f"{args.shop} holds no finished shop; make one with unisrec start, or give its folder by --shop"
+        )
+    check_parts()
+    for name in READING:  # what start was told holds, unless it is told anew
+        if getattr(args, name) == parser.get_default(name):
+            setattr(args, name, state.values["options"].get(name, getattr(args, name)))
+    with only_one(args.shop):
+        _work(args, state)
+    return 0
+
+
+def _work(args: argparse.Namespace, state: Any) -> None:
+    """Read, train, compare, keep the better one, report. Nothing of the shop changes before the comparison."""
+    from recbole_unisrec.shop.measure import best_sellers, buys_again, held_out, list_length, measure, read_sequences
+    from recbole_unisrec.shop.progress import Progress, Rounds
+    from recbole_unisrec.shop.report import write_report
+    from recbole_unisrec.shop.tables import Tables, build_dataset, read_exports
+    from recbole_unisrec.shop.training import NAME, SHORT, encode, recommender, train
+
+    folder, progress = args.shop, Progress(STEPS, args.quiet)
+    _mend(folder)
+    work = folder / "next"  # what is made here takes its place at the end
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    with progress.step("reading the new files"):
+        before = Tables.read(folder)
+        fresh = read_exports(args.orders, args.products, args, before)
+        tables = before.joined(fresh)
+        n_new = len(tables.orders) - len(before.orders)
+        new_orders = tables.orders.tail(n_new) if n_new else tables.orders.head(0)
+        tables.write(work)
+        steps = build_dataset(tables, work, NAME)
+    added = len(tables.products) - len(before.products)
+    progress.say(f"      {n_new:,} new purchases, {added:,} new products")
+    if not n_new and tables.products.equals(before.products):
+        shutil.rmtree(work)
+        print("no new purchase, no new product; nothing was changed")
+        return
+    checkpoint = state.done("train")["checkpoint"]
+    with progress.step("turning the product texts into numbers"):
+        suffix = encode(work, _encoder(folder, state), not args.quiet and sys.stderr.isatty())
+    sequences = read_sequences(work / "dataset" / NAME, NAME)
+    k, again = list_length(steps[-1]["items"]), buys_again(sequences)
+    customers = set(new_orders["user_id"].to_list())
+    held = held_out(sequences, among=customers) if customers else held_out(sequences.head(0))
+    old = recommender(folder / "model", work, tables.products)
+    sold = best_sellers(sequences)
+    if len(held) < ENOUGH:
+        progress.number += 2
+        model, trained, kept = old, None, "old"
+        sentence = (
+            f"the model before stays: only {len(held):,} customers with a new purchase can be compared, "
+            f"{ENOUGH} are needed; new products are in"
+        )
+    else:
+        with progress.step("learning from the weights of the last model"):
+            most = SHORT[0] if args.epochs is None else args.epochs
+            options = state.values["options"]
+            trained = train(
+                work, suffix, k, Rounds(progress, most, SHORT[1]), recipe=options["recipe"], epochs=most,
+                seed=options["seed"], start=checkpoint, verbose=args.verbose,
+            )  # fmt: skip
+        with progress.step("comparing both models on the newest orders"):
+            new = recommender(trained.checkpoint, work, tables.products)
+            shared = sorted(set(old.snapshot.items["item_id"]) & set(new.snapshot.items["item_id"]))
+            was = measure(old, held, sold, k, again, shared)
+            now = measure(new, held, sold, k, again, shared)
+        kept = "new" if now.gain >= was.gain else "old"
+        model = new if kept == "new" else old
+        sentence = (
+            f"the {'new model is kept' if kept == 'new' else 'model before stays'}: of {len(held):,} customers with a new "
+            f"purchase {now.hits:,} found it in the list of the new model, {was.hits:,} in that of the one before "
+            f"(NDCG@{k} {now.gain:.4f} and {was.gain:.4f})"
+        )
+    with progress.step("saving, and writing the report"):
+        everyone = held_out(sequences)
+        measured = measure(model, everyone, sold, k, again)
+        model.save(folder / "model")  # at once, for a service that runs
+        if kept == "new" and trained is not None:
+            for path in (work / "saved").iterdir():
+                os.replace(path, folder / "saved" / path.name)
+            moved = folder.resolve() / "saved" / Path(trained.checkpoint).name
+            state.values["steps"]["train"] = {**asdict(trained), "checkpoint": str(moved)}
+        state.values["steps"]["measure"] = asdict(measured)
+        entry = {"when": datetime.now().strftime("%Y-%m-%d %H:%M"), "purchases": n_new, "products": added}
+        state.values["updates"].append({**entry, "kept": kept, "sentence": sentence})
+        _take_over(folder, work)
+        state.write()
+        tables.notes = fresh.notes
+        write_report(
+            folder / "report.html", tables, steps, measured, model, everyone,
+            files=[path.name for path in (*args.orders, *([args.products] if args.products else []))],
+            updates=state.values["updates"],
+        )  # fmt: skip
+    print(f"{n_new:,} new purchases, {added:,} new products; {sentence}")
+
+
+def _encoder(folder: Path, state: Any) -> str:
+    """The encoder of the first run; word statistics as they were fitted then, so that vectors mean the same."""
+    from recbole_unisrec.shop.training import NAME, choose_encoder
+
+    fitted = sorted((folder / "dataset" / NAME).glob(f"{NAME}.*.npz"))
+    if fitted:
+        return str(fitted[0])
+    return choose_encoder(state.values["options"]["encoder"])
+
+
+def _take_over(folder: Path, work: Path) -> None:
+    """Move the new dataset and tables to their place, the orders last.
+
+    Until they are there the new orders count as new: an update that is killed on the way is done again by the next.
+    """
+    aside = folder / "dataset.old"
+    shutil.rmtree(aside, ignore_errors=True)
+    os.rename(folder / "dataset", aside)
+    os.rename(work / "dataset", folder / "dataset")
+    shutil.rmtree(aside, ignore_errors=True)
+    for name in ("products.parquet", "orders.parquet"):
+        os.replace(work / name, folder / name)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _mend(folder: Path) -> None:
+    """Put the dataset back that a killed update had put aside."""
+    aside = folder / "dataset.old"
+    if aside.is_dir() and not (folder / "dataset").exists():
+        os.rename(aside, folder / "dataset")

@@ -1,0 +1,222 @@
+"""``unisrec start`` and ``unisrec update`` on a made-up shop: every file it leaves, resuming, and what it refuses."""
+
+import json
+import re
+
+import numpy as np
+import polars as pl
+import pytest
+
+from dataset_tools.common import run_cli
+from recbole_unisrec.serving import load
+from recbole_unisrec.shop import start, training, update
+from recbole_unisrec.shop.tables import Tables
+
+WORDS = "red blue green oak pine steel glass wool silk desk lamp chair shelf clock vase stool bench rug".split()  # noqa: SIM905
+N_ITEMS, N_USERS = 18, 60
+
+
+def write_shop(folder, first_user=0, n_users=N_USERS, day=0, name="orders.csv"):
+    """Customers who walk a ring of products, three to nine steps from anywhere."""
+    rng = np.random.default_rng(first_user + day)
+    lines = ["Customer;Article;Date;Qty"]
+    for user in range(first_user, first_user + n_users):
+        at = int(rng.integers(N_ITEMS))
+        for step in range(int(rng.integers(3, 10))):
+            lines.append(f"c{user};P{(at + step) % N_ITEMS:02d};{1 + day + step:02d}.03.2025 10:00;1")
+    lines.append(f";P01;{1 + day:02d}.03.2025 10:00;1")
+    (folder / name).write_text("\n".join(lines) + "\n")
+    return folder / name
+
+
+@pytest.fixture
+def shop(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_shop(tmp_path)
+    products = [f"P{n:02d};{WORDS[n]} <b>thing</b> {WORDS[(n + 1) % N_ITEMS]};Lux" for n in range(N_ITEMS)]
+    (tmp_path / "products.csv").write_text(
+        "\n".join(["Article;Title;Brand", *products, "NEW;red silk clock;Lux"]) + "\n"
+    )
+    return tmp_path
+
+
+FILES = ["--orders", "orders.csv", "--products", "products.csv"]
+QUICK = ["--no_serve", "--encoder", "lsa", "--epochs", "3", "--drop_returns"]
+
+
+def run(capsys, command, *arguments):
+    status = run_cli(command, [str(a) for a in arguments])
+    out = capsys.readouterr()
+    return status, out.out, out.err
+
+
+def state(shop):
+    return json.loads((shop / "myshop" / "shop.json").read_text())
+
+
+def test_from_files_to_model_and_report_and_on_with_new_orders(shop, capsys, monkeypatch):
+    status, out, err = run(capsys, start.start_command, *FILES, *QUICK)
+    assert status == 0, err
+    for said in ("[1/6] reading", "[6/6] writing", "user = 'Customer'", "dates have the day first", "round 3: quality"):
+        assert said in err
+    measured = state(shop)["steps"]["measure"]
+    per_hundred = round(100 * measured["hits"] / measured["customers"])
+    assert measured["customers"] == N_USERS
+    assert f"of 100 customers {per_hundred} bought next what stood in their list of 3" in out
+    page = (shop / "myshop" / "report.html").read_text()
+    assert f"Of 100 customers {per_hundred} bought next" in page
+    assert "without a user (guests)" in page
+    # whole in itself, and titles are text
+    assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"|url\((?!#)|<script', page)
+    assert "&lt;b&gt;thing" in page
+    assert "<b>thing" not in page
+    # a product that nobody bought is in the model too
+    rec = load(shop / "myshop" / "model")
+    assert len(rec) == N_ITEMS + 1
+    assert "NEW" in rec.recommend(["P01", "P02"], k=N_ITEMS).ids
+    # the same again learns nothing anew
+    monkeypatch.setattr(training, "train", lambda *a, **k: pytest.fail("trained again"))
+    status, again, err = run(capsys, start.start_command, *FILES, *QUICK)
+    assert (status, again) == (0, out)
+    assert "[3/6] learning: done before, kept" in err
+    monkeypatch.undo()
+    monkeypatch.chdir(shop)
+
+    # other files are another shop
+    write_shop(shop, n_users=50)
+    status, _, err = run(capsys, start.start_command, *FILES, *QUICK)
+    assert status == 1
+    assert "unisrec update" in err
+    assert "--restart" in err
+
+    # new orders of known and of new customers, and a new product
+    write_shop(shop, first_user=30, n_users=50, day=12, name="new.csv")
+    with open(shop / "products.csv", "a") as file:
+        file.write("NEWER;green wool stool;Lux\n")
+    before = load(shop / "myshop" / "model")
+    status, out, err = run(
+        capsys, update.update_command, "--orders", "new.csv", "--products", "products.csv", "--epochs", 2
+    )
+    assert status == 0, err
+    entry = state(shop)["updates"][0]
+    n_new = len(Tables.read(shop / "myshop").orders) - 60 * 0
+    assert entry["products"] == 1
+    assert out.startswith(f"{entry['purchases']:,} new purchases, 1 new products; the ")
+    assert n_new > entry["purchases"] > 150
+    figures = re.search(
+        r"of (\d+) customers .* purchase (\d+) found .* model, (\d+) in .* \(NDCG@3 ([\d.]+) and ([\d.]+)\)", out
+    )
+    assert figures, out
+    assert int(figures[1]) == 50
+    assert entry["kept"] == ("new" if float(figures[4]) >= float(figures[5]) else "old")
+    after = load(shop / "myshop" / "model")
+    assert len(after) == N_ITEMS + 2
+    same = (
+        after.recommend(["P01", "P02"], candidates=["P05", "P06"]).scores
+        == before.recommend(["P01", "P02"], candidates=["P05", "P06"]).scores
+    )
+    assert same == (entry["kept"] == "old")
+    assert entry["sentence"] in (shop / "myshop" / "report.html").read_text().replace("&#39;", "'")
+    assert not (shop / "myshop" / "next").exists()
+    # once more: everything is known
+    status, out, _ = run(capsys, update.update_command, "--orders", "new.csv", "--products", "products.csv", "--quiet")
+    assert (status, out) == (0, "no new purchase, no new product; nothing was changed\n")
+    assert len(state(shop)["updates"]) == 1
+
+
+def test_an_interrupted_run_goes_on_where_it_was(shop, capsys, monkeypatch):
+    def stop(*args, **more):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "recommender", stop)
+        assert run(capsys, start.start_command, *FILES, *QUICK)[0] == 130
+    done = state(shop)["steps"]
+    assert set(done) == {"read", "encode", "train"}
+    monkeypatch.setattr(training, "train", lambda *a, **k: pytest.fail("trained again"))
+    status, _, err = run(capsys, start.start_command, *FILES, *QUICK)
+    assert status == 0
+    assert "[1/6] reading your files: done before, kept" in err
+    assert state(shop)["steps"]["train"] == done["train"]
+
+
+def test_a_killed_update_is_done_by_the_next(shop, capsys, monkeypatch):
+    assert run(capsys, start.start_command, *FILES, *QUICK)[0] == 0
+    write_shop(shop, first_user=30, n_users=50, day=12, name="new.csv")
+    before = Tables.read(shop / "myshop").orders
+    for name in ("_take_over", "_mend"):
+        with monkeypatch.context() as patched:
+            patched.setattr(update, name, lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+            assert run(capsys, update.update_command, "--orders", "new.csv", "--epochs", 1)[0] == 130
+        assert Tables.read(shop / "myshop").orders.equals(before)
+        assert load(shop / "myshop" / "model").recommend(["P01"], k=3).ids
+    (shop / "myshop" / "dataset").rename(shop / "myshop" / "dataset.old")  # killed between two renames
+    status, out, _ = run(capsys, update.update_command, "--orders", "new.csv", "--epochs", 1)
+    assert status == 0
+    assert "new purchases" in out
+    assert len(Tables.read(shop / "myshop").orders) > len(before)
+
+
+def test_too_few_new_purchases_leave_the_weights(shop, capsys):
+    assert run(capsys, start.start_command, *FILES, *QUICK)[0] == 0
+    (shop / "new.csv").write_text(
+        "Customer;Article;Date;Qty\nc1;P03;25.04.2025 10:00;1\nc2;NEWEST;25.04.2025 11:00;1\n"
+    )
+    (shop / "more.csv").write_text("Article;Title;Brand\nP03;red oak;Lux\nNEWEST;blue glass vase;Lux\n")
+    status, out, _ = run(capsys, update.update_command, "--orders", "new.csv", "--products", "more.csv")
+    assert status == 0
+    assert "the model before stays: only 2 customers with a new purchase can be compared, 10 are needed" in out
+    rec = load(shop / "myshop" / "model")
+    assert "NEWEST" in rec.snapshot.items["item_id"]
+    assert len(rec) == N_ITEMS + 2
+
+
+def test_too_little_to_learn_from(shop, capsys):
+    write_shop(shop, n_users=4)
+    status, _, err = run(capsys, start.start_command, *FILES, *QUICK)
+    assert status == 1
+    assert "too little to learn from: 4 customers bought 3 times or more" in err
+    assert not (shop / "myshop" / "dataset").exists()
+
+
+def test_what_is_refused(shop, capsys):
+    status, _, err = run(capsys, update.update_command, "--orders", "orders.csv", "--shop", "nowhere")
+    assert status == 1
+    assert "unisrec start" in err
+    assert not (shop / "nowhere").exists()
+    (shop / "full").mkdir()
+    (shop / "full" / "letter.txt").write_text("mine")
+    status, _, err = run(capsys, start.start_command, *FILES, *QUICK, "--out", "full")
+    assert status == 1
+    assert "holds something else" in err
+    assert (shop / "full" / "letter.txt").read_text() == "mine"
+    (shop / "myshop").mkdir()
+    (shop / "myshop" / "shop.json").write_text("{")
+    status, _, err = run(capsys, start.start_command, *FILES, *QUICK)
+    assert status == 1
+    assert "damaged" in err
+    from filelock import FileLock
+
+    with FileLock(shop / "myshop" / "lock"):
+        status, _, err = run(capsys, start.start_command, *FILES, *QUICK)
+    assert status == 1
+    assert "under way" in err
+
+
+def test_orders_without_a_product_table_and_in_several_files(shop, capsys, monkeypatch):
+    from dataset_tools.arguments import add_table_arguments
+    from recbole_unisrec.shop.tables import read_exports
+
+    (shop / "a.csv").write_text("user_id,item_id,title\nu,1,One\nv,2,Two\n")
+    (shop / "b.csv").write_text("user_id,item_id,title\nu,2,zwei\nv,3,Three\n")
+    args = start.make_parser().parse_args(["--orders", "a.csv", "b.csv", "--no_time", "--quiet"])
+    tables = read_exports(args.orders, None, args)
+    assert tables.orders.rows() == [("u", "1", 0.0), ("v", "2", 1.0), ("u", "2", 2.0), ("v", "3", 3.0)]
+    assert tables.products.rows() == [("1", "One"), ("2", "Two"), ("3", "Three")]
+    (shop / "c.csv").write_text("user_id,item_id,title\nu,4,Four\nu,1,again\n")
+    later = read_exports([shop / "c.csv"], None, args, tables)
+    joined = tables.joined(later)
+    assert joined.orders.rows()[4:] == [("u", "4", 4.0), ("u", "1", 5.0)]
+    assert sorted(joined.products.rows()) == [("1", "One"), ("2", "Two"), ("3", "Three"), ("4", "Four")]
+    assert add_table_arguments is not None
+    assert isinstance(joined.orders, pl.DataFrame)
