@@ -20,6 +20,7 @@ from torch.nn import Module
 from dataset_tools.common import write_text
 from recbole_unisrec.compat import safe_torch_load
 from recbole_unisrec.data.dataset import SequenceDataset
+from recbole_unisrec.data.make_features import make_features
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.evaluation import LENGTH, POPULARITY, TestUsers, group_metrics, user_ranks, write_ranks
 from recbole_unisrec.memory import keep_freed_memory
@@ -88,18 +89,10 @@ def prepare(config: Config, encoder: str | None, pooling: str, progress: bool = 
         from dataset_tools.movielens import prepare_ml100k
 
         prepare_ml100k(folder.parent)
-    needs_text = config["model"] in MODELS and MODELS[config["model"]].reads_text
-    if not needs_text or ((folder / f"{name}.{config['plm_suffix']}").is_file() and encoder is None):
-        return
-    if encoder is None and not embedded:
-        return  # the dataset says what is missing and how to make it
-    if not folder.is_dir():
-        return
-    from dataset_tools.features import encode_dataset
-
-    encode_dataset(
-        folder, name, encoder=encoder or "minilm", pooling=pooling, suffix=config["plm_suffix"], progress=progress
-    )
+    if config["model"] in MODELS and MODELS[config["model"]].reads_text:
+        make_features(
+            folder, name, config.final_config_dict, encoder, pooling, progress, "minilm" if embedded else None
+        )
 
 
 def train(config: Config, verbose: bool = False, tell: Callable[[str], None] | None = None) -> Result:

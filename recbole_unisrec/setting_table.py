@@ -111,9 +111,10 @@ TABLE: dict[str, list[Setting]] = {
     ],
     "Model: text": [
         Setting("train_stage", Choice(("inductive_ft", "transductive_ft", "pretrain")), "text only, or text and item IDs; pretrain goes with --train_stage pretrain", BOTH),
-        Setting("plm_suffix", NAME, "which text features: the file dataset/NAME/NAME.SUFFIX", (*TEXTS, *PRETRAIN)),
+        Setting("plm_suffix", Several(NAME, "[feat1CLS, featImage]", single=True), "which features: the file dataset/NAME/NAME.SUFFIX; of several files the vectors stand side by side", (*TEXTS, *PRETRAIN)),
         Setting("plm_suffix_aug", NAME, "text features with words dropped, for pre-training", BOTH),
-        Setting("plm_size", whole(1), "width of the text features; ~ takes what the file says", (*TEXTS, *PRETRAIN), optional=True),
+        Setting("text_cols", Several(NAME, "[title, brand]", single=True), "columns of NAME.item that make the text, in this order; ~ is the column text, else those that look like text", default=None, optional=True),
+        Setting("plm_size", Several(whole(1), "[384, 512]", single=True), "width of the text features (of several files a list); ~ takes what the files say", (*TEXTS, *PRETRAIN), optional=True),
         Setting("n_exps", whole(1), "experts of the adaptor", BOTH),
         Setting("adaptor_dropout_prob", DROPOUT, "dropout of the text features before each expert", BOTH),
         Setting("gate_noise", FLAG, "noisy gate; False is an ablation", BOTH),

@@ -12,6 +12,7 @@ from dataset_tools.arguments import POOLINGS, new_parser
 from dataset_tools.common import UserError, read_properties
 from dataset_tools.features.items import Fields
 from dataset_tools.features.store import DTYPES, encode_dataset
+from dataset_tools.features.vectors import MISSING, Columns, import_vectors
 from dataset_tools.precision import PRECISIONS
 
 
@@ -26,6 +27,7 @@ def _parser() -> argparse.ArgumentParser:
         "  python -m dataset_tools.features dataset/Scientific\n"
         "  python -m dataset_tools.features dataset/Scientific --encoder minilm --precision bf16\n"
         "  python -m dataset_tools.features dataset/Scientific --word_drop 0.15       # NAME.feat2CLS\n"
+        "  python -m dataset_tools.features dataset/myshop --vectors photos.npy --ids photos.txt --suffix featImage\n"
         "  torchrun --nproc_per_node 4 -m dataset_tools.features dataset/Scientific   # four processes share the work",
     )
     parser.add_argument("folder", type=Path, help="the dataset's folder, for example dataset/Scientific")
@@ -50,11 +52,23 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="property files of RecBole that hold these settings; what is given here goes before them",
     )
+    vectors = parser.add_argument_group("vectors from elsewhere, in the place of an encoder")
+    vectors.add_argument(
+        "--vectors",
+        type=Path,
+        metavar="FILE",
+        help=".npy or .safetensors with --ids, .parquet, or RecBole's .itememb; becomes NAME.featVectors (or --suffix)",
+    )
+    vectors.add_argument("--ids", type=Path, metavar="FILE", help="the item of each vector, an id on each line")
+    vectors.add_argument("--id_col", default="", help="column of the ids, where there are several")
+    vectors.add_argument("--vector_col", default="", help="column of the vectors, where there are several")
+    vectors.add_argument(
+        "--missing", choices=MISSING, default="error", help="items without a vector: an error, or the mean of all"
+    )
     parser.add_argument(
         "--encoder",
-        default="bert-base-uncased",
         help="hub name, local folder, minilm, which needs no download, or lsa, which needs no language model: TF-IDF and "
-        "singular vectors, fitted to these texts; NAME.feat1LSA.npz takes those of another dataset (default: %(default)s)",
+        "singular vectors, fitted to these texts; NAME.feat1LSA.npz takes those of another dataset (default: bert-base-uncased); with --vectors: who made them",
     )
     parser.add_argument("--pooling", choices=POOLINGS, default="CLS", help="vector of a text (default: %(default)s)")
     parser.add_argument(
@@ -97,10 +111,21 @@ def main(arguments: list[str]) -> None:
     folder = args.folder.resolve()
     if not folder.is_dir():
         raise UserError(f"{args.folder} is not a folder; give the one that holds NAME.text or NAME.item")
-    path = encode_dataset(
+    settings = _settings(args)
+    if args.vectors is not None or args.ids is not None:
+        path = _import(args, folder.name, settings)
+    else:
+        path = _encode(args, folder.name, settings)
+    if int(os.environ.get("RANK", 0)) == 0:
+        meta = json.loads(path.with_name(path.name + ".json").read_text(encoding="utf-8"))
+        print(f"{path}: {meta['rows']} items, width {meta['width']}, {meta['encoder']} {meta['pooling']}")
+
+
+def _encode(args: argparse.Namespace, name: str, settings: dict[str, Any]) -> Path:
+    return encode_dataset(
         args.folder,
-        args.name or folder.name,
-        encoder=args.encoder,
+        args.name or name,
+        encoder=args.encoder or "bert-base-uncased",
         pooling=args.pooling,
         suffix=args.suffix,
         word_drop=args.word_drop,
@@ -111,8 +136,26 @@ def main(arguments: list[str]) -> None:
         dtype=args.dtype,
         progress=not args.quiet,
         overwrite=args.overwrite,
-        fields=Fields.of(_settings(args)),
+        fields=Fields.of(settings),
     )
-    if int(os.environ.get("RANK", 0)) == 0:
-        meta = json.loads(path.with_name(path.name + ".json").read_text(encoding="utf-8"))
-        print(f"{path}: {meta['rows']} items, width {meta['width']}, {meta['encoder']} {meta['pooling']}")
+
+
+def _import(args: argparse.Namespace, name: str, settings: dict[str, Any]) -> Path:
+    if args.vectors is None:
+        raise UserError("--ids says whose the vectors are; give the vectors by --vectors FILE")
+    if args.word_drop:
+        raise UserError("--word_drop is for texts; vectors from elsewhere have no words to drop")
+    named = Columns.of(settings)
+    return import_vectors(
+        args.folder,
+        args.name or name,
+        args.vectors,
+        ids=args.ids,
+        suffix=args.suffix,
+        dtype=args.dtype,
+        encoder=args.encoder,
+        missing=args.missing,
+        overwrite=args.overwrite,
+        fields=Fields.of(settings),
+        columns=Columns(args.id_col or named.item, args.vector_col or named.vector),
+    )

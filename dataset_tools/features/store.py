@@ -74,13 +74,14 @@ def _differs(path: Path, meta: dict[str, object]) -> str:
         return COLUMNS
     for key in others:
         if key.endswith("sha256"):
-            return "its texts are others" if key == "texts_sha256" else "its encoder has other weights"
+            what = {"texts_sha256": "its texts are others", "vectors_sha256": "its vectors are others"}
+            return what.get(key, "its encoder has other weights")
         return f"its {key} is {found.get(key)!r}, not {meta[key]!r}"
     size = int(str(found["rows"])) * int(str(found.get("width", 0))) * np.dtype(DTYPES[str(meta["dtype"])]).itemsize
     return "" if path.stat().st_size == size > 0 else f"it holds {path.stat().st_size} bytes, not {size}"
 
 
-def _is_current(path: Path, parts: Path, meta: dict[str, object]) -> bool:
+def is_current(path: Path, parts: Path, meta: dict[str, object]) -> bool:
     """Whether `path` is there as `meta` describes it, or may be written.
 
     Raises
@@ -197,7 +198,7 @@ def encode_dataset(
             model = TextEncoder.load(encoder, pooling, max_length, prompt, precision)
             meta["weights_sha256"] = model.weights_sha256
         parts = path.with_name(f".{path.name}.parts")
-        if ranks.share(not overwrite and _is_current(path, parts, meta)):
+        if ranks.share(not overwrite and is_current(path, parts, meta)):
             return path
         if ranks.rank == 0:
             write_index(folder / f"{name}.item2index", found.ids)
@@ -258,7 +259,7 @@ def _encode_fitted(
         "precision": "fp32",
         **_made_from(found, word_drop, seed, dtype),
     }
-    if not overwrite and _is_current(path, kept, meta):
+    if not overwrite and is_current(path, kept, meta):
         return
     if here or model is None:  # what is there was fitted to other texts
         model = lsa.LatentSemantics.fit(found.texts)

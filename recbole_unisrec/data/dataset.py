@@ -16,7 +16,8 @@ from torch import Tensor
 from recbole_unisrec.data.atomic import SPLITS, Fields, NotLeaveOneOut, find_layout, read_splits, read_standard
 from recbole_unisrec.data.benchmark import Given, read_given
 from recbole_unisrec.data.download import fetch_dataset
-from recbole_unisrec.data.features import FeatureTable, load_features
+from recbole_unisrec.data.feature_files import feature_paths, load_side_by_side
+from recbole_unisrec.data.features import FeatureTable
 from recbole_unisrec.data.sequences import Pairs, Segments
 from recbole_unisrec.data.splits import Sequences, Split, as_given, hold_out_items, keep_users, split_function
 from recbole_unisrec.errors import UserError
@@ -339,12 +340,13 @@ class TextDataset(SequenceDataset):
         tokens = self.field2id_token[self.iid_field].tolist()
         index = row_of or self.read_index()
         n_rows = len(index) if index is not None else 1 + max((int(t) for t in tokens[1:] if t.isdecimal()), default=-1)
-        self.features = load_features(
-            folder / f"{self.dataset_name}.{config['plm_suffix']}",
+        self.features = load_side_by_side(
+            feature_paths(folder, self.dataset_name, config["plm_suffix"]),
             tokens,
             row_of,
             n_rows,
             config["plm_size"],
+            config["text_cols"],
         )
 
     @property

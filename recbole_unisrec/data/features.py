@@ -26,10 +26,13 @@ class FeatureTable:
         float32 [n_items, d_plm]; row 0, the padding item, is zero.
     encoder
         Who made them (encoder, pooling, ...), as recorded beside the file; empty if nothing was recorded.
+    widths
+        Of the files that stand side by side in a row; empty for one file.
     """
 
     weight: Tensor
     encoder: str
+    widths: tuple[int, ...] = ()
 
     @property
     def width(self) -> int:
@@ -42,7 +45,7 @@ ROWS_PER_BLOCK = 16_384  # read from the file at a time
 FLOOR = 1e-3  # share of the mean variance added to every direction, so that those without text stay small
 
 
-def scale_features(weight: Tensor, how: str, reference: Tensor | None = None) -> Tensor:
+def scale_features(weight: Tensor, how: str, reference: Tensor | None = None, widths: Sequence[int] = ()) -> Tensor:
     """Spread text features out before the adaptor sees them; those of a language model lie in a narrow cone.
 
     Parameters
@@ -54,6 +57,8 @@ def scale_features(weight: Tensor, how: str, reference: Tensor | None = None) ->
     reference
         float32 [n, d_plm] features whose statistics count: those that training may know of. None takes all of `weight`
         but the padding.
+    widths
+        See `scaling`.
 
     Raises
     ------
@@ -62,7 +67,7 @@ def scale_features(weight: Tensor, how: str, reference: Tensor | None = None) ->
     """
     if how == "none":
         return weight
-    rows = scaled_rows(weight[1:], *scaling(weight[1:] if reference is None else reference, how))
+    rows = scaled_rows(weight[1:], *scaling(weight[1:] if reference is None else reference, how, widths))
     return torch.cat([torch.zeros_like(weight[:1]), rows])
 
 
@@ -71,7 +76,7 @@ def scaled_rows(rows: Tensor, mean: Tensor, matrix: Tensor) -> Tensor:
     return ((rows.double() - mean) @ matrix).to(rows.dtype)
 
 
-def scaling(rows: Tensor, how: str) -> tuple[Tensor, Tensor]:
+def scaling(rows: Tensor, how: str, widths: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
     """The mean [d_plm] and matrix [d_plm, d_plm], float64, with which `scale_features` makes (x − mean)·matrix of x.
 
     Parameters
@@ -80,6 +85,8 @@ def scaling(rows: Tensor, how: str) -> tuple[Tensor, Tensor]:
         float32 [n, d_plm] features whose statistics count.
     how
         ``standardize`` or ``whiten``, see `scale_features`.
+    widths
+        Of the feature files that stand side by side in a row: each is scaled by its own statistics. Empty: all is one.
 
     Raises
     ------
@@ -88,6 +95,9 @@ def scaling(rows: Tensor, how: str) -> tuple[Tensor, Tensor]:
     """
     if how not in SCALINGS[1:]:
         raise UserError(f"unknown feature_scaling {how!r}; choose one of {', '.join(SCALINGS)}")
+    if len(widths) > 1:
+        parts = [scaling(part, how) for part in rows.split(list(widths), dim=1)]
+        return torch.cat([mean for mean, _ in parts]), torch.block_diag(*(matrix for _, matrix in parts))
     rows = rows.double()
     mean = rows.mean(dim=0)
     rows = rows - mean
@@ -164,6 +174,20 @@ def encode_hint(folder: Path) -> str:
     return f"make it with `python -m dataset_tools.features {folder} --encoder minilm` or add --encode to the command"
 
 
+def others_hint(path: Path) -> str:
+    """Names the feature files that lie where `path` is missing, and the setting that takes them; ends before "or"."""
+    stem = path.name.rpartition(".")[0]
+    there = [p for p in sorted(path.parent.glob(f"{stem}.*")) if p.with_name(p.name + ".json").is_file()]
+    there += [
+        p for p in sorted(path.parent.glob(f"{stem}.feat*")) if "." not in p.name[len(stem) + 1 :] and p not in there
+    ]
+    if not there:
+        return ""
+    made = [(p.name[len(stem) + 1 :], read_meta(p).get("encoder", "unknown encoder")) for p in there]
+    files = ", ".join(f"{stem}.{suffix} ({encoder})" for suffix, encoder in made)
+    return f"there is {files}: take it by --plm_suffix={made[0][0]} (plm_suffix in a property file), or "
+
+
 def open_features(path: Path, n_rows: int, width: int | None = None) -> tuple[np.ndarray, str]:
     """Memory-map a feature file.
 
@@ -188,7 +212,7 @@ def open_features(path: Path, n_rows: int, width: int | None = None) -> tuple[np
         width.
     """
     if not path.is_file():
-        raise UserError(f"no text features: {path} does not exist; {encode_hint(path.parent)}")
+        raise UserError(f"no text features: {path} does not exist; {others_hint(path)}{encode_hint(path.parent)}")
     meta = read_meta(path)
     dtype = DTYPES.get(str(meta.get("dtype", "float32")))
     if dtype is None:

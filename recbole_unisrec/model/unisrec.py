@@ -34,7 +34,7 @@ class UniSRec(TableRecommender):
         self.train_stage = config["train_stage"]
         features, scaling = dataset.features.weight, config["feature_scaling"] or "none"
         if scaling != "none":  # what is held out must not move the others
-            features = scale_features(features, scaling, dataset.known_features)
+            features = scale_features(features, scaling, dataset.known_features, dataset.features.widths)
         precision = config["feature_precision"] or "fp32"
         self.register_buffer("features", features.to(FEATURE_PRECISIONS[precision]), persistent=False)
         self.features: Tensor

@@ -86,7 +86,7 @@ def read_checkpoint(path: Path, data_path: str | Path | None = None) -> Parts:
     weights = {name: values for name, values in state.items() if name in wanted}
     features = getattr(dataset, "features", None) if settings.n_exps else None
     if settings.scaled and features is not None:
-        mean, matrix = scaling(train.known_features, str(config["feature_scaling"]))
+        mean, matrix = scaling(train.known_features, str(config["feature_scaling"]), features.widths)
         weights.update(feature_mean=mean, feature_matrix=matrix)
     if settings.history:
         weights["history_bias"] = model.distance_bias().detach()

@@ -1,0 +1,92 @@
+"""The feature files that a model reads: one, or several side by side (``plm_suffix: [feat1CLS, featImage]``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from dataset_tools.features import column_names
+from recbole_unisrec.data.features import FeatureTable, load_features, read_meta
+from recbole_unisrec.errors import UserError
+
+
+def suffixes(value: object) -> tuple[str, ...]:
+    """The value of ``plm_suffix``: one suffix, or a list of them.
+
+    Raises
+    ------
+    UserError
+        If it is anything else, empty, or names a file twice.
+    """
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not names or not all(isinstance(n, str) and n for n in names):
+        raise UserError(f"plm_suffix must be like feat1CLS, or a list like [feat1CLS, featImage], not {value!r}")
+    if len(set(names)) < len(names):
+        raise UserError(f"plm_suffix names a feature file twice: {', '.join(names)}")
+    return tuple(names)
+
+
+def feature_paths(folder: Path, name: str, value: object) -> list[Path]:
+    """The files that ``plm_suffix`` stands for."""
+    return [folder / f"{name}.{suffix}" for suffix in suffixes(value)]
+
+
+def load_side_by_side(
+    paths: Sequence[Path],
+    tokens: Sequence[str],
+    row_of: dict[str, int] | None,
+    n_rows: int,
+    width: object = None,
+    text_cols: object = None,
+) -> FeatureTable:
+    """Load feature files; a row holds the vectors of all of them, in the order of `paths`.
+
+    Parameters
+    ----------
+    paths, tokens, row_of, n_rows
+        As in `data.features.load_features`.
+    width
+        ``plm_size``: the width of the one file, or a list of those of all; None takes what the files say.
+    text_cols
+        The columns that the texts must be made of; None takes any.
+
+    Raises
+    ------
+    UserError
+        As `load_features`; if widths and files are not as many, or a file was made from other columns.
+    """
+    widths = list(width) if isinstance(width, list | tuple) else [width] if len(paths) == 1 else [None] * len(paths)
+    if len(widths) != len(paths) or (len(paths) > 1 and isinstance(width, int)):
+        raise UserError(
+            f"plm_size is {width!r}, but plm_suffix names {len(paths)} files; drop plm_size, or list as many"
+        )
+    for path in paths:
+        check_columns(path, text_cols)
+    tables = [load_features(path, tokens, row_of, n_rows, w) for path, w in zip(paths, widths, strict=True)]
+    if len(tables) == 1:
+        return tables[0]
+    known = all(table.encoder for table in tables)
+    return FeatureTable(
+        torch.cat([table.weight for table in tables], dim=1),
+        " + ".join(table.encoder for table in tables) if known else "",
+        tuple(table.width for table in tables),
+    )
+
+
+def check_columns(path: Path, text_cols: object) -> None:
+    """Refuse a feature file made from other columns than ``text_cols`` names.
+
+    Raises
+    ------
+    UserError
+        If it was.
+    """
+    wanted = column_names(text_cols)
+    made = read_meta(path).get("text_cols") if wanted else None
+    if wanted and isinstance(made, list) and made and made != list(wanted):
+        raise UserError(
+            f"{path} was made from {', '.join(map(str, made))}, but text_cols names {', '.join(wanted)}; add --encode to "
+            "make it anew, or drop text_cols"
+        )
