@@ -8,7 +8,7 @@ vectors that were made elsewhere, and `command` is `python -m dataset_tools.feat
 from dataset_tools.arguments import POOLINGS
 from dataset_tools.features.encoder import TextEncoder
 from dataset_tools.features.items import Fields, column_names
-from dataset_tools.features.store import DTYPES, encode_dataset
+from dataset_tools.features.store import DTYPES, encode_dataset, recorded_columns
 from dataset_tools.features.texts import EMPTY, drop_words, read_ids, read_texts
 from dataset_tools.features.vectors import Columns, import_vectors, read_vectors
 
@@ -26,4 +26,5 @@ __all__ = [
     "read_ids",
     "read_texts",
     "read_vectors",
+    "recorded_columns",
 ]

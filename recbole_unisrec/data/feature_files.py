@@ -20,12 +20,13 @@ def suffixes(value: object) -> tuple[str, ...]:
     UserError
         If it is anything else, empty, or names a file twice.
     """
-    names = (value,) if isinstance(value, str) else value
-    if not isinstance(names, list | tuple) or not names or not all(isinstance(n, str) and n for n in names):
+    given = value if isinstance(value, list | tuple) else [value]
+    names = tuple(str(name) for name in given if isinstance(name, str | int) and name != "")
+    if not names or len(names) < len(given):
         raise UserError(f"plm_suffix must be like feat1CLS, or a list like [feat1CLS, featImage], not {value!r}")
     if len(set(names)) < len(names):
         raise UserError(f"plm_suffix names a feature file twice: {', '.join(names)}")
-    return tuple(names)
+    return names
 
 
 def feature_paths(folder: Path, name: str, value: object) -> list[Path]:

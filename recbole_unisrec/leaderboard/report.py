@@ -13,6 +13,7 @@ from urllib.parse import quote
 import numpy as np
 
 from dataset_tools.common import write_text
+from recbole_unisrec.data.feature_files import feature_paths
 from recbole_unisrec.data.features import read_meta
 from recbole_unisrec.evaluation import group_names
 from recbole_unisrec.leaderboard.live import marks, seconds, spread
@@ -134,8 +135,11 @@ class Report:
     def encoder(self, standing: Standing) -> str:
         """Who made the text features of a row."""
         config = standing.runs[0].config
-        meta = read_meta(Path(config["data_path"]) / f"{self.board.dataset}.{config['plm_suffix']}")
-        return f"{meta.get('encoder', 'unknown encoder')}, {meta.get('pooling', 'unknown pooling')}"
+        files = feature_paths(Path(config["data_path"]), self.board.dataset, config["plm_suffix"])
+        metas = [read_meta(file) for file in files]
+        return " + ".join(
+            f"{meta.get('encoder', 'unknown encoder')}, {meta.get('pooling', 'unknown pooling')}" for meta in metas
+        )
 
     def comparison(self, found: Comparisons) -> Block:
         """Rows against another row, in every metric."""

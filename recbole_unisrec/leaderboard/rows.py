@@ -182,6 +182,17 @@ _ROWS = [
     ),
     *(
         _ours(
+            f"UniSRec-{stage}-ours-two-files",
+            stage,
+            "this project's recipe, vectors of a language model and of --encoder lsa side by side",
+            of=f"UniSRec-{stage}-ours",
+            recipe="ours",
+            plm_suffix=["feat1CLS", "feat1LSA"],
+        )
+        for stage in STAGES
+    ),
+    *(
+        _ours(
             f"UniSRec-{stage}-pretrained",
             stage,
             "the paper's model, pre-trained, encoder frozen",

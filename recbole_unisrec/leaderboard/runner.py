@@ -20,6 +20,8 @@ from filelock import FileLock, Timeout
 from dataset_tools.common import write_text
 from recbole_unisrec import quick_start, record
 from recbole_unisrec.data.dataset import SequenceDataset
+from recbole_unisrec.data.feature_files import feature_paths
+from recbole_unisrec.data.features import others_hint
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.evaluation import LENGTH, POPULARITY, TestUsers, group_metrics, read_ranks, write_ranks
 from recbole_unisrec.leaderboard import rectools
@@ -184,8 +186,8 @@ class Leaderboard:
                 self._config(row, row.points()[0], self.seeds[0])
                 self.text_features(row)
 
-    def text_features(self, row: Row) -> Path | None:
-        """File with the text features that a row reads; the embedded dataset makes its own.
+    def text_features(self, row: Row) -> list[Path]:
+        """Files with the features that a row reads; the embedded dataset makes its own.
 
         Raises
         ------
@@ -193,19 +195,20 @@ class Leaderboard:
             If it is missing.
         """
         config = self._config(row, {}, self.seeds[0])
-        suffix = config["plm_suffix"]
-        if not suffix:
-            return None
-        quick_start.prepare(config, None, "Mean" if suffix.endswith("Mean") else "CLS")
+        if not config["plm_suffix"]:
+            return []
         folder = Path(config["data_path"])
-        file = folder / f"{self.dataset}.{suffix}"
-        if not file.is_file():
-            pooling = " --pooling Mean" if suffix.endswith("Mean") else ""
-            raise UserError(
-                f"row {row.name} reads {file}, which does not exist; make it with `python -m dataset_tools.features {folder} "
-                f"--encoder NAME{pooling} --suffix {suffix}`"
-            )
-        return file
+        files = feature_paths(folder, self.dataset, config["plm_suffix"])
+        pooling = "Mean" if files[0].name.endswith("Mean") else "CLS"
+        quick_start.prepare(config, None, pooling)
+        for file in files:
+            if not file.is_file():
+                raise UserError(
+                    f"row {row.name} reads {file}, which does not exist; {others_hint(file)}make it with `python -m "
+                    f"dataset_tools.features {folder} --encoder NAME{' --pooling Mean' if pooling == 'Mean' else ''} "
+                    f"--suffix {file.name.rpartition('.')[2]}`"
+                )
+        return files
 
     def _users(self) -> TestUsers:
         shared = {k: v for k, v in self.overrides.items() if k in SPLIT}
@@ -253,7 +256,10 @@ class Leaderboard:
                 settings = {k: v for k, v in found.items() if k not in ELSEWHERE and v is not None}
                 if settings.get("plm_suffix"):
                     folder = Path(config["data_path"])
-                    files = [folder / f"{self.dataset}.{end}" for end in (settings["plm_suffix"], "item2index")]
+                    files = [
+                        *feature_paths(folder, self.dataset, settings["plm_suffix"]),
+                        folder / f"{self.dataset}.item2index",
+                    ]
                     parts.append([self._file_digest(file) for file in files])
             if row.pretrained:
                 parts.append(self.checkpoints[row.pretrained][1])

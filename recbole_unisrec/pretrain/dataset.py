@@ -220,6 +220,10 @@ class MixtureDataset:
         self.offsets = np.asarray(self._load(folder / f"{name}.offsets.npy", np.int64))
         self.user_domain = np.asarray(self._load(folder / f"{name}.user_domain.npy", np.int16))
         self._check(folder, counts)
+        if not isinstance(config["plm_suffix"], str):
+            raise UserError(
+                f"pre-training reads one feature file of each domain, but plm_suffix is {config['plm_suffix']}"
+            )
         wants_words = float(config["item_drop_coefficient"]) < 1
         self.features = MixtureFeatures(
             self.domains, config["plm_suffix"], config["plm_suffix_aug"] if wants_words else None, config["plm_size"],

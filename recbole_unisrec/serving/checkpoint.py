@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataset_tools.features import read_texts
+from dataset_tools.features import Fields, read_texts, recorded_columns
 from dataset_tools.lsa import LatentSemantics
+from recbole_unisrec.data.feature_files import feature_paths
 from recbole_unisrec.data.features import read_meta, scaling
 from recbole_unisrec.data.sequences import Pairs
 from recbole_unisrec.errors import UserError
@@ -21,6 +23,7 @@ from recbole_unisrec.safe_load import safe_torch_load
 from recbole_unisrec.serving.catalogue import item_frame
 from recbole_unisrec.serving.folder import Meta, Parts
 from recbole_unisrec.serving.network import Network, NetworkSettings
+from recbole_unisrec.serving.side_by_side import made_elsewhere, record
 
 N_QUERIES = 500  # histories of the test part whose encoding is kept
 
@@ -93,16 +96,19 @@ def read_checkpoint(path: Path, data_path: str | Path | None = None) -> Parts:
     network.load_state_dict(weights)
 
     folder = Path(final["data_path"])
+    files = feature_paths(folder, dataset_name, config["plm_suffix"]) if features is not None else []
     tokens = dataset.field2id_token[dataset.iid_field].tolist()[1:]
-    ids, texts = _ids_and_texts(folder, dataset_name, tokens, dataset.numbered)
-    encoder: dict[str, Any] = {}
-    fitted = None
-    if features is not None:
-        file = folder / f"{dataset_name}.{config['plm_suffix']}"
-        meta = read_meta(file)
-        beside = file.with_name(file.name + ".npz")
-        fitted = LatentSemantics.load(beside) if beside.is_file() else None
-        encoder = {k: meta[k] for k in ("encoder", "pooling", "max_length", "prompt") if k in meta}
+    encoder = record([read_meta(file) for file in files]) if files else {}
+    fields = Fields.of(final)
+    if columns := next((found for file in files if (found := recorded_columns(file))), None):
+        fields = dataclasses.replace(fields, text_cols=columns)
+    ids, texts = _ids_and_texts(folder, dataset_name, tokens, dataset.numbered, fields, not files or bool(made_elsewhere(encoder)))
+    fitted_files = [beside for file in files if (beside := file.with_name(file.name + ".npz")).is_file()]
+    if len(fitted_files) > 1:
+        raise UserError(
+            f"{' and '.join(map(str, fitted_files))} are both fitted to texts; a model is saved with one such"
+        )
+    fitted = LatentSemantics.load(fitted_files[0]) if fitted_files else None
     forms = {"inductive_ft": "inductive", "transductive_ft": "transductive", "pretrain": "inductive"}
     return Parts(
         meta=Meta(name, forms.get(str(config["train_stage"]), "ids"), dataset_name, encoder, versions()),
@@ -135,11 +141,21 @@ def _settings(config: Any, model: Any) -> NetworkSettings:
     )
 
 
-def _ids_and_texts(folder: Path, name: str, tokens: list[str], numbered: bool) -> tuple[list[str], list[str]]:
-    """Raw ids and texts of the tokens, which may be row numbers (see `SequenceDataset.numbered`)."""
+def _ids_and_texts(
+    folder: Path, name: str, tokens: list[str], numbered: bool, fields: Fields, textless: bool
+) -> tuple[list[str], list[str]]:
+    """Raw ids and texts of the tokens, which may be row numbers (see `SequenceDataset.numbered`).
+
+    `textless`: the model reads no text, so that items without one are shown by their ids.
+    """
     if not any((folder / f"{name}.{kind}").is_file() for kind in ("text", "item")):
         return tokens, tokens  # a dataset without texts: the id is all there is to show
-    ids, texts = read_texts(folder, name)
+    try:
+        ids, texts = read_texts(folder, name, fields)
+    except UserError:
+        if numbered or not textless:
+            raise
+        return tokens, tokens
     text_of = dict(zip(ids, texts, strict=True))
     if numbered:
         try:

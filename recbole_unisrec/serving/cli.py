@@ -11,9 +11,9 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dataset_tools.common import UserError
 
@@ -213,10 +213,19 @@ def add_items_command(arguments: list[str]) -> int:
     """New items into a saved model, without training."""
     parser = _parser(
         "add-items",
-        "Add items to a saved model by their texts, without training.",
-        "example:\n  unisrec add-items --model models/myshop --items products.csv --text_cols title brand --skip_existing",
+        "Add items to a saved model by their texts, or by vectors made elsewhere, without training.",
+        "examples:\n"
+        "  unisrec add-items --model models/myshop --items products.csv --text_cols title brand --skip_existing\n"
+        "  unisrec add-items --model models/myshop --items products.csv --vectors photos.npy --ids photos.txt",
     )
-    parser.add_argument("--items", type=Path, required=True, metavar="FILE", help="csv, tsv, parquet, jsonl or xlsx")
+    parser.add_argument(
+        "--items", type=Path, metavar="FILE", help="csv, tsv, parquet, jsonl or xlsx; not needed with --vectors"
+    )
+    parser.add_argument(
+        "--vectors", type=Path, metavar="FILE",
+        help="of a model that reads vectors made elsewhere: .npy or .safetensors with --ids, .parquet, or .itememb",
+    )  # fmt: skip
+    parser.add_argument("--ids", type=Path, metavar="FILE", help="the item of each vector, an id on each line")
     parser.add_argument("--item_col", default="item_id", help="column of the item (default: %(default)s)")
     parser.add_argument(
         "--text_cols", nargs="+", default=["title"], metavar="COL",
@@ -231,11 +240,23 @@ def add_items_command(arguments: list[str]) -> int:
         raise UserError(
             "--model is a checkpoint, which is left as it is; give --out DIR for the model with the new items"
         )
-    new = _read_items(args)
+    if args.items is None and args.vectors is None:
+        raise UserError("give the new items by --items FILE, or their vectors by --vectors FILE")
+    new: list[Mapping[str, Any]] | None = None if args.items is None else _read_items(args)
     rec = _load(args)
-    if args.skip_existing:
+    if args.skip_existing and new is not None:
         new = [item for item in new if rec.snapshot.row(item["item_id"]) is None]
-    n = rec.add_items(new, replace=args.replace)
+    features = None
+    if args.vectors is not None:
+        from recbole_unisrec.serving.side_by_side import with_vectors
+
+        new, features = with_vectors(
+            rec.texts.recorded, rec.texts.fitted, rec.settings.plm_size, new, args.vectors, args.ids
+        )
+        if args.skip_existing:
+            kept = [i for i, item in enumerate(new) if rec.snapshot.row(item["item_id"]) is None]
+            new, features = [new[i] for i in kept], features[kept]
+    n = rec.add_items(new or [], features, replace=args.replace)
     rec.save(args.out or args.model)
     print(f"{args.out or args.model}: {n:,} items added, {len(rec):,} in all")
     if n and rec.meta.form == "transductive":
@@ -243,14 +264,14 @@ def add_items_command(arguments: list[str]) -> int:
     return 0
 
 
-def _read_items(args: argparse.Namespace) -> list[dict[str, str]]:
+def _read_items(args: argparse.Namespace) -> list[Mapping[str, Any]]:
     import polars as pl
 
     from dataset_tools.cleaning import join_fields
     from dataset_tools.sources import BadLines, Source, read_table
 
     columns = dict.fromkeys([args.item_col, *args.text_cols], pl.String)
-    found = []
+    found: list[Mapping[str, Any]] = []
     source, required = Source(args.items, False), {args.item_col: "given"}
     for _, frame in read_table(source, columns, BadLines(), required=required):
         for item, *fields in frame.select(args.item_col, *args.text_cols).iter_rows():

@@ -14,6 +14,7 @@ from dataset_tools.lsa import LatentSemantics
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.serving.catalogue import Snapshot
 from recbole_unisrec.serving.checks import clean
+from recbole_unisrec.serving.side_by_side import PARTS, SideBySide, made_elsewhere
 
 if TYPE_CHECKING:
     from dataset_tools.features import TextEncoder
@@ -59,7 +60,7 @@ class Texts:
     def __init__(self, recorded: dict[str, Any], width: int, fitted: LatentSemantics | None) -> None:
         self.recorded, self.width = recorded, width
         self._fitted = fitted
-        self.encoder: TextEncoder | LatentSemantics | None = None
+        self.encoder: TextEncoder | LatentSemantics | SideBySide | None = None
         self._turns = Turns()
 
     @property
@@ -87,7 +88,7 @@ class Texts:
         names = {"encoder": "name", "pooling": "pooling", "max_length": "max_length", "prompt": "prompt"}
         self.encoder, self.recorded = encoder, {key: getattr(encoder, name) for key, name in names.items()}
 
-    def _check(self, encoder: TextEncoder | LatentSemantics, snapshot: Snapshot) -> None:
+    def _check(self, encoder: TextEncoder | LatentSemantics | SideBySide, snapshot: Snapshot) -> None:
         if encoder.width != self.width:
             raise UserError(
                 f"the encoder {encoder.name!r} gives vectors of width {encoder.width}, the model was trained on width "
@@ -123,6 +124,15 @@ class Texts:
         """
         if self.encoder is None:
             with self._turns.turn(urgent):
+                if self.encoder is None and (files := made_elsewhere(self.recorded)):
+                    raise UserError(
+                        f"the model reads item vectors that were made elsewhere ({', '.join(files)}), so a text is not "
+                        "enough; give those of the new items (unisrec add-items --vectors, features in Python)"
+                    )
+                if self.encoder is None and PARTS in self.recorded:
+                    both = SideBySide.load(self.recorded[PARTS], self._fitted)
+                    self._check(both, snapshot)
+                    self.encoder = both
                 if self.encoder is None:
                     if "encoder" not in self.recorded:
                         raise UserError(
