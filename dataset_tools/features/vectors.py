@@ -102,12 +102,12 @@ def read_vectors(
         found = keys if keys is not None else _read_id_file(path, ids)
     else:
         found, rows = _read_atomic(path, fields, columns)
+    if not rows.size:
+        raise UserError(f"{path} holds no vectors")
+    if rows.ndim != 2:
+        raise UserError(f"{path} holds an array of shape {list(rows.shape)}; [items, width] is due")
     if len(found) != len(rows):
         raise UserError(f"{path} holds {len(rows)} vectors, but there are {len(found)} ids; they must be as many")
-    if not rows.ndim == 2 or not rows.shape[1]:
-        raise UserError(f"{path} holds an array of shape {list(rows.shape)}; [items, width] is due")
-    if not found:
-        raise UserError(f"{path} holds no vectors")
     if len(set(found)) < len(found):
         twice = next(item for item in found if found.count(item) > 1)
         raise UserError(f"{path} gives item {twice!r} more than one vector; leave one")
