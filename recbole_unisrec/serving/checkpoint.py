@@ -102,7 +102,9 @@ def read_checkpoint(path: Path, data_path: str | Path | None = None) -> Parts:
     fields = Fields.of(final)
     if columns := next((found for file in files if (found := recorded_columns(file))), None):
         fields = dataclasses.replace(fields, text_cols=columns)
-    ids, texts = _ids_and_texts(folder, dataset_name, tokens, dataset.numbered, fields, not files or bool(made_elsewhere(encoder)))
+    ids, texts = _ids_and_texts(
+        folder, dataset_name, tokens, dataset.numbered, fields, not files or bool(made_elsewhere(encoder))
+    )
     fitted_files = [beside for file in files if (beside := file.with_name(file.name + ".npz")).is_file()]
     if len(fitted_files) > 1:
         raise UserError(
