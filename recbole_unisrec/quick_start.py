@@ -18,7 +18,6 @@ from recbole.utils import get_trainer, init_seed
 from torch.nn import Module
 
 from dataset_tools.common import write_text
-from recbole_unisrec.compat import safe_torch_load
 from recbole_unisrec.data.dataset import SequenceDataset
 from recbole_unisrec.data.make_features import make_features
 from recbole_unisrec.errors import UserError
@@ -30,6 +29,7 @@ from recbole_unisrec.model.base import TableRecommender
 from recbole_unisrec.model.trim import trim_padding
 from recbole_unisrec.record import plain, say, start_logging, versions
 from recbole_unisrec.registry import MODELS, SEQUENCES_ONLY
+from recbole_unisrec.safe_load import safe_torch_load
 from recbole_unisrec.settings import DATA_SETTINGS, build_config, model_class, reads_our_dataset
 from recbole_unisrec.trainer import check_writable
 
