@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import sys
@@ -126,11 +127,27 @@ def read_properties(path: str | os.PathLike[str]) -> dict[str, Any]:
     return found
 
 
+def _any_locale(arguments: list[str]) -> None:
+    """Let output hold letters that the terminal's encoding lacks, and refuse arguments that it could not decode."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    for argument in arguments:
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"the argument {argument!r} is not readable in the encoding of this locale ({sys.getfilesystemencoding()}); "
+                "set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+            ) from error
+
+
 def run_cli(command: Callable[[list[str]], int | None], arguments: list[str] | None = None) -> int:
     """Run a command: a `UserError` becomes one line on stderr and status 1 (a traceback with ``--debug``)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     try:
+        _any_locale(arguments)
         return command([a for a in arguments if a != "--debug"]) or 0
     except UserError as error:
         if debug:

@@ -54,7 +54,7 @@ def train_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--freeze", help="with --pretrained: what stays as it is, encoder (default), adaptor or none")
     parser.add_argument(
-        "--resume", action="store_true", help="with --train_stage pretrain: go on after an interruption"
+        "--resume", action="store_true", help="go on with the run of the same settings that was cut off"
     )
     parser.add_argument("--help-settings", action="store_true", help="list every setting (of --model) and exit")
     parser.add_argument("--verbose", action="store_true", help="show RecBole's log on the console")
@@ -86,8 +86,8 @@ def train_command(arguments: list[str]) -> int:
             overrides[name] = getattr(options, name)
     if options.train_stage == ["pretrain"]:
         return pretrain_command(options, overrides)
-    if options.resume or "pretrain" in (options.train_stage or []):
-        raise UserError("--resume goes with --train_stage pretrain, and that stage stands alone")
+    if "pretrain" in (options.train_stage or []):
+        raise UserError("--train_stage pretrain stands alone; fine-tune in a second command")
     if options.dataset == "ml-100k":
         data = build_config("UniSRec", options.dataset, [], {k: v for k, v in overrides.items() if k == "data_path"})
         quick_start.prepare(data, None, options.pooling)
@@ -104,7 +104,7 @@ def train_command(arguments: list[str]) -> int:
     results = []
     for config in configs:
         quick_start.prepare(config, encoder, options.pooling)
-        results.append(quick_start.train(config, verbose=options.verbose))
+        results.append(quick_start.train(config, verbose=options.verbose, resume=options.resume))
         print(flush=True)
     print(quick_start.table(results))
     for result in results:

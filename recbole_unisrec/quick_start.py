@@ -18,6 +18,7 @@ from recbole.utils import get_trainer, init_seed
 from torch.nn import Module
 
 from dataset_tools.common import write_text
+from recbole_unisrec import unfinished
 from recbole_unisrec.data.dataset import SequenceDataset
 from recbole_unisrec.data.make_features import make_features
 from recbole_unisrec.errors import UserError
@@ -28,10 +29,12 @@ from recbole_unisrec.model.attribute_baselines import S3RecTextTrainer
 from recbole_unisrec.model.base import TableRecommender
 from recbole_unisrec.model.trim import trim_padding
 from recbole_unisrec.record import plain, say, start_logging, versions
-from recbole_unisrec.registry import MODELS, SEQUENCES_ONLY
+from recbole_unisrec.registry import MODELS, PACKED, SEQUENCES_ONLY
+from recbole_unisrec.run_state import locked
 from recbole_unisrec.safe_load import safe_torch_load
 from recbole_unisrec.settings import DATA_SETTINGS, build_config, model_class, reads_our_dataset
-from recbole_unisrec.trainer import check_writable
+from recbole_unisrec.trainer import PackedTrainer, check_writable, own_name
+from recbole_unisrec.unfinished import RunFolder
 
 
 @dataclass
@@ -50,6 +53,8 @@ class Result:
         Test metrics by ``popularity`` (training interactions of the target item) and ``length`` (of the history).
     ranks
         File with the rank of each item to find of the test part (see `evaluation.read_ranks`).
+    data
+        Checksum of what was learned from, of models on our data path (`unfinished.fingerprint`).
     """
 
     model: str
@@ -67,6 +72,7 @@ class Result:
     n_parameters: int
     versions: dict[str, str]
     config: dict[str, Any] = field(repr=False)
+    data: str = ""
 
     @property
     def label(self) -> str:
@@ -95,7 +101,9 @@ def prepare(config: Config, encoder: str | None, pooling: str, progress: bool = 
         )
 
 
-def train(config: Config, verbose: bool = False, tell: Callable[[str], None] | None = None) -> Result:
+def train(
+    config: Config, verbose: bool = False, tell: Callable[[str], None] | None = None, resume: bool = False
+) -> Result:
     """Train until early stopping, then evaluate the best epoch.
 
     Parameters
@@ -106,6 +114,9 @@ def train(config: Config, verbose: bool = False, tell: Callable[[str], None] | N
         Show RecBole's log on the console too; the log file always has it.
     tell
         Is told of each epoch; prints if it is not given.
+    resume
+        Go on with the newest run in ``checkpoint_dir`` that has the same settings and data and was cut off. What comes
+        out is what it would have given. A run that has finished is not trained again.
 
     Returns
     -------
@@ -113,6 +124,8 @@ def train(config: Config, verbose: bool = False, tell: Callable[[str], None] | N
         Also written as JSON beside the checkpoint.
     """
     tell = tell or say
+    if resume and config["model"] not in PACKED:
+        raise UserError(f"{config['model']} cannot be resumed; --resume goes with {', '.join(PACKED)}")
     if config["log_wandb"] and importlib.util.find_spec("wandb") is None:
         raise UserError("log_wandb needs the package wandb; run `pip install wandb`, or leave log_wandb out")
     start_logging(config, verbose)
@@ -137,14 +150,45 @@ def train(config: Config, verbose: bool = False, tell: Callable[[str], None] | N
         names = [name for name in model.other_parameter_name if not isinstance(getattr(model, name), Module)]
         model.other_parameter_name = names
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    if not isinstance(trainer, PackedTrainer):
+        trainer.saved_model_file = own_name(trainer.saved_model_file)
+        return _fit(config, dataset, (train_data, valid_data, test_data), trainer, started, tell)
+    data = unfinished.fingerprint(dataset)
+    run, found = RunFolder(Path(trainer.saved_model_file)), None
+    if resume:
+        found, nothing = unfinished.find(Path(config["checkpoint_dir"]), config, data)
+        known = None if found else unfinished.finished(Path(config["checkpoint_dir"]), config, data)
+        if known is not None:
+            tell(f"{known['checkpoint']} has these settings and its run is finished: nothing is trained")
+            return Result(**known)
+        run = found or run
+        if nothing:
+            tell(nothing)
+    with locked(run.folder):
+        run.begin(config, data)
+        trainer.run, trainer.saved_model_file = run, str(run.checkpoint)
+        if found is not None:
+            tell(run.resume(trainer))
+        result = _fit(config, dataset, (train_data, valid_data, test_data), trainer, started, tell)
+        run.end()
+    return result
+
+
+def _fit(
+    config: Config, dataset: Any, parts: tuple[Any, Any, Any], trainer: Any, started: float, tell: Callable[[str], None]
+) -> Result:
+    """`train` from the made trainer on; `started` is the time of its beginning."""
+    train_data, valid_data, test_data = parts
+    run: RunFolder | None = getattr(trainer, "run", None)
+    counts_ranks = isinstance(trainer.model, TableRecommender)
     if getattr(trainer, "transfer", None) is not None:
         tell(str(trainer.transfer))
-    n_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    n_parameters = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     tell(
-        f"{config['model']} on {config['dataset']}: {dataset.user_num - 1:,} users, {n_items:,} items, "
+        f"{config['model']} on {config['dataset']}: {dataset.user_num - 1:,} users, {dataset.item_num - 1:,} items, "
         f"{len(train_data._dataset):,} training pairs, {n_parameters:,} trained parameters"
     )
-    epochs: list[dict[str, float]] = []
+    epochs: list[dict[str, float]] = [] if run is None else run.records
     mark = [time.perf_counter()]
 
     def report_pretraining(epoch: int, loss: float) -> None:
@@ -203,13 +247,14 @@ def train(config: Config, verbose: bool = False, tell: Callable[[str], None] | N
         test=dict(test),
         epochs=epochs,
         best_epoch=int(best["epoch"]),
-        seconds=time.perf_counter() - started,
+        seconds=time.perf_counter() - started + (0.0 if run is None else run.seconds),
         groups=groups,
         checkpoint=str(trainer.saved_model_file),
         ranks=rank_file,
         n_parameters=n_parameters,
         versions=versions(),
         config=plain(config.final_config_dict),
+        data="" if run is None else run.data,
     )
     write_text(Path(result.checkpoint).with_suffix(".json"), json.dumps(asdict(result), indent=1) + "\n")
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import platform
 from importlib import metadata
@@ -55,6 +56,8 @@ def start_logging(config: Config, verbose: bool) -> None:
             f"cannot write the log in ./log: {error.strerror}; run from a folder you may write to"
         ) from error
     for handler in root.handlers:
+        if isinstance(handler, logging.FileHandler) and isinstance(handler.stream, io.TextIOWrapper):
+            handler.stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # RecBole's is that of the locale
         if type(handler) is logging.StreamHandler and not verbose:
             handler.setLevel(logging.ERROR)
     logging.getLogger().info(config)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
+import secrets
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
@@ -26,10 +26,10 @@ from recbole_unisrec.model.base import TableRecommender
 from recbole_unisrec.model.losses import target_ranks
 from recbole_unisrec.optim import RowAdam, clip_gradients
 from recbole_unisrec.transfer import transfer_from_config
+from recbole_unisrec.unfinished import RunFolder
 
 EVAL_ROWS = 4096  # histories encoded at a time
 NAN_CHECK_EVERY = 50  # steps between looks at the loss on an accelerator, where each look is a synchronisation
-_RUNS = itertools.count(1)  # of this process
 
 
 class PackedTrainer(Trainer):
@@ -56,9 +56,8 @@ class PackedTrainer(Trainer):
         self.average: WeightAverage | None = None
         if config["ema_decay"]:
             self.average = WeightAverage(model, config["ema_decay"])
-        # RecBole names by the second, and two runs of one second must not overwrite each other
-        stem, _ = os.path.splitext(self.saved_model_file)
-        self.saved_model_file = f"{stem}-{os.getpid()}-{next(_RUNS)}.pth"
+        self.saved_model_file = own_name(self.saved_model_file)
+        self.run: RunFolder | None = None
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
         params = [p for p in kwargs.pop("params", self.model.parameters()) if p.requires_grad]
@@ -82,6 +81,8 @@ class PackedTrainer(Trainer):
     def _train_epoch(
         self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
     ) -> float:
+        if self.run is not None:
+            self.run.epoch_starts(self, train_data, epoch_idx)
         self.model.train()
         loss_func = loss_func or self.model.calculate_loss
         if hasattr(train_data, "set_epoch"):
@@ -110,12 +111,59 @@ class PackedTrainer(Trainer):
                 )
         return float(total) / len(train_data)
 
+    def fit(
+        self, train_data: Any, valid_data: Any = None, verbose: bool = True, saved: bool = True,
+        show_progress: bool = False, callback_fn: Any = None,
+    ) -> Any:  # fmt: skip
+        """Train; RecBole's signature and answer."""
+        if 0 < self.epochs <= self.start_epoch:  # resumed, and RecBole would put the last epoch in the best one's place
+            return self.best_valid_score, self.best_valid_result
+        return super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+        """RecBole's content; with ``ema_decay`` its ``state_dict`` is the average, and the weights are beside it."""
+        if not self.config["single_spec"] and self.config["local_rank"] != 0:
+            return
         target = kwargs.pop("saved_model_file", self.saved_model_file)
+        state = {
+            "config": self.config,
+            "epoch": epoch,
+            "cur_step": self.cur_step,
+            "best_valid_score": self.best_valid_score,
+            "other_parameter": self.model.other_parameter(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        if self.average is not None:
+            # copies: the average and the weights change places below
+            state["average"] = {
+                "steps": self.average.steps,
+                "weights": [w.detach().clone() for w in self.average.weights],
+            }
         with atomic_path(target) as temporary, self._averaged():
-            super()._save_checkpoint(epoch, verbose=False, saved_model_file=str(temporary))
+            torch.save({**state, "state_dict": self.model.state_dict()}, temporary, pickle_protocol=4)
         if verbose:
             self.logger.info(f"Saving current: {target}")
+
+    def resume_checkpoint(self, resume_file: Any) -> None:
+        """RecBole's way to go on with training from a checkpoint; the average of ``ema_decay`` goes on too.
+
+        Raises
+        ------
+        UserError
+            If the checkpoint lacks the average, or has one that this run does not want.
+        """
+        from recbole_unisrec.safe_load import safe_torch_load
+
+        kept = safe_torch_load(str(resume_file), map_location=self.device).get("average")
+        if (kept is None) != (self.average is None):
+            have, want = ("no average", "one") if kept is None else ("an average", "none")
+            raise UserError(
+                f"{resume_file} holds {have} of the weights, but ema_decay={self.config['ema_decay']} wants {want}; resume "
+                "with the settings it was trained with"
+            )
+        super().resume_checkpoint(resume_file)
+        if self.average is not None:
+            self.average.restore(kept["weights"], kept["steps"])
 
     @torch.no_grad()
     def evaluate(
@@ -212,6 +260,14 @@ class WeightAverage:
         decay = min(self.decay, self.steps / (self.steps + 9))  # else the random start would weigh for long
         torch._foreach_lerp_(self.mean, self.weights, 1 - decay)
 
+    @torch.no_grad()
+    def restore(self, weights: list[Tensor], steps: int) -> None:
+        """Go on with a model that holds the average, and the weights that were being trained."""
+        self.steps = steps
+        for mine, mean, kept in zip(self.weights, self.mean, weights, strict=True):
+            mean.copy_(mine)
+            mine.copy_(kept)
+
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """The model has the averaged weights within."""
@@ -227,6 +283,12 @@ class WeightAverage:
             kept = weight.clone()
             weight.copy_(mean)
             mean.copy_(kept)
+
+
+def own_name(file: str) -> str:
+    """A checkpoint's name that no other run has: RecBole names by the second, and runs may start together."""
+    stem, ending = os.path.splitext(file)
+    return f"{stem}-{secrets.token_hex(4)}{ending}"
 
 
 def check_writable(folder: str) -> None:

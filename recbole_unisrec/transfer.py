@@ -146,7 +146,7 @@ def apply_pretrained(
         architecture, or was trained on features of another text encoder, or scaled in another way (which a new adaptor
         may be, since it reads them afresh).
     """
-    from recbole_unisrec.pretrain.checkpoint import load_pretrained
+    from recbole_unisrec.pretrained import load_pretrained
 
     if isinstance(adaptor_share, bool) or not isinstance(adaptor_share, int | float) or not 0 <= adaptor_share <= 1:
         raise UserError(

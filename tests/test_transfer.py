@@ -14,10 +14,11 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import init_seed
 
+from recbole_unisrec.checkpoint import save_checkpoint
 from recbole_unisrec.cli import main
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.model.unisrec import UniSRec
-from recbole_unisrec.pretrain.checkpoint import load_pretrained, save_checkpoint
+from recbole_unisrec.pretrained import load_pretrained
 from recbole_unisrec.trainer import PackedTrainer
 
 ENCODER = "random CLS, max_length 512"  # what conftest's ring says of its features

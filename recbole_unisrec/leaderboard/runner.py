@@ -27,7 +27,7 @@ from recbole_unisrec.evaluation import LENGTH, POPULARITY, TestUsers, group_metr
 from recbole_unisrec.leaderboard import rectools
 from recbole_unisrec.leaderboard.rows import Row
 from recbole_unisrec.metrics import rank_metrics
-from recbole_unisrec.pretrain.checkpoint import load_pretrained
+from recbole_unisrec.pretrained import load_pretrained
 from recbole_unisrec.settings import DATA_SETTINGS, build_config, known_settings
 
 if TYPE_CHECKING:

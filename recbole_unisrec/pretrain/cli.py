@@ -24,7 +24,7 @@ def export_command(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.out.suffix != ".pth":
         raise UserError(f"--out {options.out} must end in .pth, the authors' layout")
-    from recbole_unisrec.pretrain.checkpoint import export_authors
+    from recbole_unisrec.pretrained import export_authors
 
     content = export_authors(options.pretrained, options.out)
     n_values = sum(tensor.numel() for tensor in content["state_dict"].values())

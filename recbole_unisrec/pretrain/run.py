@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from recbole_unisrec.pretrain.model import UniSRecPretrain
 from recbole_unisrec.pretrain.trainer import UniSRecPretrainTrainer
 from recbole_unisrec.pretrain.views import Augmentation
 from recbole_unisrec.record import say, start_logging
+from recbole_unisrec.run_state import locked
 
 MODEL = "UniSRecPretrain"
 
@@ -129,8 +131,6 @@ def _run(config: Config, world: distributed.World, resume: bool, verbose: bool) 
     )
     if trainer.transfer is not None:
         tell(str(trainer.transfer))
-    if resume:
-        tell(trainer.resume(train_data))
 
     def report(epoch: int, record: dict[str, Any]) -> None:
         valid = record.get("valid")
@@ -144,7 +144,10 @@ def _run(config: Config, world: distributed.World, resume: bool, verbose: bool) 
             f"({record['rows_per_second']:.0f} pairs/s)" + (f"  HIT/NDCG@10{score}" if score else "")
         )
 
-    _, best = trainer.fit(train_data, show_progress=bool(config["show_progress"]), callback_fn=report)
+    with locked(trainer.folder) if world.first else contextlib.nullcontext():
+        if resume:
+            tell(trainer.resume(train_data))
+        _, best = trainer.fit(train_data, show_progress=bool(config["show_progress"]), callback_fn=report)
     tell(f"done in {time.perf_counter() - started:.0f} s; checkpoints in {trainer.folder}")
     if best is not None:
         tell(f"best zero-shot validation in epoch {best['epoch']}: use --pretrained {trainer.folder / 'best'}")

@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from dataset_tools.common import write_text
+from recbole_unisrec import checkpoint as store
 from recbole_unisrec.distributed import World, barrier, copy_from_first, sum_gradients, sum_over
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.metrics import rank_metrics
 from recbole_unisrec.model.losses import target_ranks
-from recbole_unisrec.pretrain import checkpoint as store
 from recbole_unisrec.pretrain.dataset import PretrainLoader
 from recbole_unisrec.pretrain.gates import GateSpread, gate_spread, plot_gates
 from recbole_unisrec.pretrain.model import UniSRecPretrain
 from recbole_unisrec.pretrain.views import mix_seed
 from recbole_unisrec.record import plain, versions
+from recbole_unisrec.run_state import difference, optimizer_tensors, set_optimizer
 from recbole_unisrec.trainer import NAN_CHECK_EVERY, PackedTrainer
 
 TASKS = ("seq_item", "seq_seq")
@@ -88,23 +88,7 @@ class UniSRecPretrainTrainer(PackedTrainer):
             "config": plain(self.config.final_config_dict),
         }
 
-    def _optimizer_tensors(self) -> dict[str, Tensor]:
-        names = {parameter: name for name, parameter in self.model.named_parameters()}
-        return {
-            f"{names[parameter]}/{key}": torch.as_tensor(value)
-            for parameter, state in self.optimizer.state.items()
-            for key, value in state.items()
-        }
-
-    def _set_optimizer(self, tensors: dict[str, Tensor]) -> None:
-        parameters = dict(self.model.named_parameters())
-        for full, tensor in tensors.items():
-            name, _, key = full.rpartition("/")
-            parameter = parameters[name]
-            on_device = key != "step" or self.optimizer.param_groups[0].get("fused")
-            self.optimizer.state[parameter][key] = tensor.to(parameter.device) if on_device else tensor
-
-    def _save(self, epoch: int, step: int, finished: bool = False) -> None:
+    def _save(self, epoch: int, step: int) -> None:
         """Write a checkpoint that goes on with step `step` of epoch `epoch`."""
         self._check_weights(epoch, step)
         if not self.world.first:
@@ -115,21 +99,18 @@ class UniSRecPretrainTrainer(PackedTrainer):
             "seed": self.config["seed"],
             "sums": self.sums,
             "history": self.history,
-            "finished": finished,
             "same": self._same(),
         }
         total = epoch * len(self.loader) + step
-        training = store.TrainingState(self._optimizer_tensors(), progress)
+        training = store.TrainingState(optimizer_tensors(self.model, self.optimizer), progress)
         path = self.folder / f"step-{total:08}"
         store.save_checkpoint(path, self.model.state_dict(), self._meta(epoch), training)
         store.prune(self.folder, self.keep)
         self.logger.info(f"saved {path}")
 
     def _same(self) -> dict[str, Any]:
-        """What must not change between the parts of a run."""
-        names = ("train_batch_size", "seed", "item_drop_ratio", "item_drop_coefficient", "domain_sampling", "pretrain_pairs", "lambda",
-                 "temperature", "contrastive_masking", "MAX_ITEM_LIST_LENGTH", "valid_users", "learner")  # fmt: skip
-        return {**{name: self.config[name] for name in names}, "pairs": len(self.dataset), "steps": len(self.loader)}
+        """What of the data must not change between the parts of a run; the settings stand in the checkpoint too."""
+        return {"pairs": len(self.dataset), "steps": len(self.loader)}
 
     def resume(self, train_data: PretrainLoader) -> str:
         """Go on from the newest sound checkpoint of the run's folder; says from which.
@@ -137,28 +118,36 @@ class UniSRecPretrainTrainer(PackedTrainer):
         Raises
         ------
         UserError
-            If all are torn, or the settings that determine the batches have changed.
+            If all are torn, or a setting that determines the result has changed, or the data has.
         """
         self.loader, self.dataset = train_data, train_data.dataset
         found = store.latest_checkpoint(self.folder)
         if found is None:
             return f"nothing to resume in {self.folder}; starting anew"
-        path, weights, _, training, passed = found
+        path, weights, meta, training, passed = found
         before, now = training.progress["same"], self._same()
-        changed = [name for name in now if before.get(name) != now[name]]
+        changed = difference(meta["config"], self.config.final_config_dict)
+        changed = changed or next(
+            (f"{n} {before.get(n)}, now it is {now[n]}" for n in now if before.get(n) != now[n]), None
+        )
         if changed:
-            name = changed[0]
             raise UserError(
-                f"{path} was made with {name} {before.get(name)}, now it is {now[name]}; resume with the same settings "
-                "and data, or start in another checkpoint_dir"
+                f"{path} was made with {changed}; resume with the same settings and data, or start in another checkpoint_dir"
             )
         from recbole_unisrec.transfer import copy_weights
 
         copy_weights(self.model, weights, str(path))
-        self._set_optimizer(training.optimizer)
+        set_optimizer(self.model, self.optimizer, training.optimizer)
         self.begin, self.step = training.progress["epoch"], training.progress["step"]
         self.sums, self.history = training.progress["sums"], training.progress["history"]
         torn = "".join(f"torn checkpoint passed over: {line}\n" for line in passed)
+        if self.step == 0 and self._stops():
+            return (
+                f"{torn}the run in {self.folder} is finished: it stopped early after epoch {self.begin - 1}; nothing is "
+                "trained (a larger stopping_step would go on)"
+            )
+        if self.begin >= int(self.config["epochs"]):
+            return f"{torn}the run in {self.folder} is finished: all {self.begin} epochs are trained (more epochs would go on)"
         return f"{torn}resumed from {path}: epoch {self.begin}, step {self.step}"
 
     # --- training
@@ -192,19 +181,20 @@ class UniSRecPretrainTrainer(PackedTrainer):
         if saved and self.world.first:
             store.clean(self.folder)
         barrier(self.world)
-        for epoch in range(self.begin, epochs):
+        ended = self.begin > 0 and self.step == 0 and self._stops()
+        for epoch in range(self.begin, self.begin if ended else epochs):
             record = self._epoch(epoch, show_progress and self.world.first, saved)
             if self.valid_every and ((epoch + 1) % self.valid_every == 0 or epoch + 1 == epochs):
                 record["valid"] = self.validate()
             self._gates(record, saved)
             self.history.append(record)
             self.begin, self.step, self.sums = epoch + 1, 0, [0.0, 0.0]
-            stop = self._stops(epoch)
+            stop = self._stops()
             last = stop or epoch + 1 == epochs
             if saved and self._is_best(record):
                 self._save_best(epoch + 1)
             if saved and (last or (self.save_step and (epoch + 1) % self.save_step == 0)):
-                self._save(epoch + 1, 0, finished=last)
+                self._save(epoch + 1, 0)
             if saved and self.world.first:
                 write_text(self.folder / "history.json", json.dumps(self.history, indent=1) + "\n")
             if callback_fn is not None:
@@ -274,7 +264,10 @@ class UniSRecPretrainTrainer(PackedTrainer):
         change = f"lower learning_rate, set clip_grad_norm{precision}"
         if not kept:
             return f"no checkpoint was written yet; {change}"
-        return f"the last good checkpoint is {kept[0]}; {change}, and go on with --resume"
+        return (
+            f"the last good checkpoint is {kept[0]}; {change}, and start in another checkpoint_dir, from its weights if you "
+            f"like (--pretrained {kept[0]} --freeze none)"
+        )
 
     def _check_weights(self, epoch: int, step: int) -> None:
         """No checkpoint is written of weights that the last step has spoilt."""
@@ -342,7 +335,7 @@ class UniSRecPretrainTrainer(PackedTrainer):
         scored = [r for r in self.history if "valid" in r]
         return "valid" in record and self._score(record) >= max(self._score(r) for r in scored)
 
-    def _stops(self, epoch: int) -> bool:
+    def _stops(self) -> bool:
         """Early stopping: `stopping_step` validations in a row without a better score; 0 never stops."""
         patience = int(self.config["stopping_step"])
         scored = [r for r in self.history if "valid" in r]

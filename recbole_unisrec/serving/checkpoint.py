@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from recbole_unisrec.serving.catalogue import item_frame
 from recbole_unisrec.serving.folder import Meta, Parts
 from recbole_unisrec.serving.network import Network, NetworkSettings
 from recbole_unisrec.serving.side_by_side import made_elsewhere, record
+from recbole_unisrec.unfinished import remark
 
 N_QUERIES = 500  # histories of the test part whose encoding is kept
 
@@ -58,6 +60,8 @@ def read_checkpoint(path: Path, data_path: str | Path | None = None) -> Parts:
     """
     from recbole.data import create_dataset
 
+    if said := remark(path):
+        logging.getLogger("recbole_unisrec.serving").warning(said)
     saved = safe_torch_load(path, map_location="cpu")
     try:
         config, state = saved["config"], saved["state_dict"]

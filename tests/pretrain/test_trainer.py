@@ -16,14 +16,16 @@ import torch
 from recbole.data import create_dataset
 from safetensors.torch import load_file
 
+from recbole_unisrec import checkpoint as store
 from recbole_unisrec.distributed import World
 from recbole_unisrec.errors import UserError
-from recbole_unisrec.pretrain import checkpoint as store
 from recbole_unisrec.pretrain.dataset import PretrainBatch, make_batch
 from recbole_unisrec.pretrain.model import UniSRecPretrain
 from recbole_unisrec.pretrain.run import MODEL, PretrainResult, make_loader, pretrain
 from recbole_unisrec.pretrain.trainer import UniSRecPretrainTrainer
 from recbole_unisrec.pretrain.views import Rows, cut_rows, draws, item_drop, mix_seed, word_drop
+from recbole_unisrec.pretrained import load_pretrained
+from recbole_unisrec.run_state import locked
 from recbole_unisrec.settings import build_config
 from recbole_unisrec.transfer import apply_pretrained
 
@@ -77,14 +79,60 @@ def test_learns_the_ring_and_writes_what_it_says(
     assert json.loads((result.folder / "history.json").read_text()) == result.history
     printed = capsys.readouterr().out
     assert "seq-item" in printed
-    state, meta = store.load_pretrained(result.folder)
+    state, meta = load_pretrained(result.folder)
     assert meta["domains"] == ["a", "b"]
     assert meta["encoder"] == "random CLS, max_length 512"
     assert_equal(state, load_file(result.folder / "best" / store.MODEL))
     with pytest.raises(UserError, match="--resume"):
         run(tiny)
-    with pytest.raises(UserError, match="train_batch_size"):
-        run({**tiny, "train_batch_size": 64}, resume=True)
+
+
+DETERMINING = {
+    "train_batch_size": 64, "hidden_dropout_prob": 0.1, "attn_dropout_prob": 0.1, "adaptor_dropout_prob": 0.1,
+    "gate_noise": False, "feature_scaling": "whiten", "learning_rate": 0.02, "weight_decay": 0.1, "precision": "bf16",
+    "clip_grad_norm": {"max_norm": 1.0}, "valid_every": 3, "valid_users": 3, "temperature": 0.1, "seed": 1,
+    "contrastive_masking": "authors", "pretrain_pairs": "segments", "MAX_ITEM_LIST_LENGTH": 7, "n_exps": 4,
+}  # fmt: skip
+
+
+def test_settings_that_determine_the_result_stay_as_they_are(mixture: Path, tiny: dict[str, Any]) -> None:
+    run({**tiny, "epochs": 1})
+    folder = Path("saved") / "UniSRec-ab"
+    before = {path: path.read_bytes() for path in folder.glob("step-*/*")}
+    for name, value in DETERMINING.items():
+        with pytest.raises(UserError, match=rf"was made with {name} .*, now it is .*; resume with the same settings"):
+            run({**tiny, name: value}, resume=True)
+    assert {path: path.read_bytes() for path in folder.glob("step-*/*")} == before
+    free = {"epochs": 2, "keep_checkpoints": 1, "save_batches": 2, "rows_at_a_time": 50, "features_on": "device"}
+    assert len(run({**tiny, **free}, resume=True).history) == 2
+
+
+def test_a_finished_run_is_not_trained_on(
+    mixture: Path, tiny: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    early = {**tiny, "epochs": 9, "stopping_step": 1, "learning_rate": 1e-12}
+    first = run(early)
+    assert len(first.history) == 2
+    before = {path: path.read_bytes() for path in first.folder.glob("step-*/*")}
+    assert len(run(early, resume=True).history) == 2
+    assert "is finished: it stopped early after epoch 1; nothing is trained" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in first.folder.glob("step-*/*")} == before
+    assert len(run({**early, "epochs": 2, "stopping_step": 5}, resume=True).history) == 2
+    assert "is finished: all 2 epochs are trained (more epochs would go on)" in capsys.readouterr().out
+    assert len(run({**early, "stopping_step": 2}, resume=True).history) == 3
+
+
+def test_two_runs_do_not_share_a_folder(mixture: Path, tiny: dict[str, Any]) -> None:
+    with locked(Path("saved") / "UniSRec-ab"):
+        with pytest.raises(UserError, match=r"another process is training in saved/UniSRec-ab; wait .* checkpoint_dir"):
+            run(tiny)
+        other = subprocess.run(
+            [sys.executable, *command(tiny)], env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+        )
+        assert other.returncode == 1
+        assert other.stderr.strip().splitlines()[-1].startswith("error: another process is training in")
+        assert not list(Path("saved").glob("*/step-*"))
+    assert len(run(tiny).history) == tiny["epochs"]
 
 
 def test_resumes_after_kill_at_any_moment(mixture: Path, tiny: dict[str, Any]) -> None:
@@ -102,7 +150,7 @@ def test_resumes_after_kill_at_any_moment(mixture: Path, tiny: dict[str, Any]) -
     assert store.list_checkpoints(folder)
     killed_at = store.latest_checkpoint(folder)
     assert killed_at is not None
-    assert not killed_at[3].progress["finished"]
+    assert killed_at[3].progress["epoch"] < 6
     run(settings, resume=True)
     assert_equal(weights(folder), expected)
     whole = json.loads((Path("whole") / "UniSRec-ab" / "history.json").read_text())
@@ -137,7 +185,7 @@ def test_a_torn_run_still_gives_its_newest_sound_weights(mixture: Path, tiny: di
     sound = store.list_checkpoints(folder)[1]
     for torn in (folder / store.BEST, store.list_checkpoints(folder)[0]):
         (torn / store.MODEL).write_bytes((torn / store.MODEL).read_bytes()[:-40])
-    state, meta = store.load_pretrained(folder)
+    state, meta = load_pretrained(folder)
     assert_equal(state, load_file(sound / store.MODEL))
     assert len(meta["passed"]) == 2
     again = UniSRecPretrain(build_config(MODEL, "ab", [], tiny), create_dataset(build_config(MODEL, "ab", [], tiny)))
@@ -156,7 +204,7 @@ def test_half_written_checkpoints_are_not_seen(mixture: Path, tiny: dict[str, An
     assert store.latest_checkpoint(folder) is None
     (folder / ".gates.png.abc.tmp").touch()
     store.clean(folder)
-    assert not list(folder.glob(".*"))
+    assert not list(folder.glob(".*.tmp"))
     assert store.latest_checkpoint(folder) is not None
     assert not half.exists()
 
@@ -176,7 +224,9 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(
         return (seq_item * float("nan") if len(calls) == 3 else seq_item), seq_seq
 
     monkeypatch.setattr(UniSRecPretrain, "task_losses", spoilt)
-    with pytest.raises(UserError, match=r"not finite at step 2 of epoch 1; the last good checkpoint is .*step-"):
+    with pytest.raises(
+        UserError, match=r"not finite at step 2 of epoch 1; the last good checkpoint is .*step-.*start in another"
+    ):
         run(tiny, resume=True)
     assert_equal(weights(folder), good)
 
@@ -191,7 +241,7 @@ def test_spoilt_weights_are_not_saved(mixture: Path, tiny: dict[str, Any], monke
 
     monkeypatch.setattr(UniSRecPretrainTrainer, "_gates", spoilt)
     with pytest.raises(UserError, match=r"LayerNorm.bias is not finite after the last step of epoch 1; the last good"):
-        run({**tiny, "valid_every": 0}, resume=True)
+        run(tiny, resume=True)
     assert_equal(weights(folder), good)
 
 
@@ -259,7 +309,7 @@ def test_segments_equal_their_pairs_one_by_one(mixture: Path, tiny: dict[str, An
 
 
 def test_early_stopping(mixture: Path, tiny: dict[str, Any]) -> None:
-    result = run({**tiny, "learning_rate": 0.0, "epochs": 9, "stopping_step": 2})
+    result = run({**tiny, "learning_rate": 1e-12, "epochs": 9, "stopping_step": 2})
     assert len(result.history) == 3  # the first is the best, two after it are no better
 
 
@@ -273,7 +323,7 @@ def test_early_stopping(mixture: Path, tiny: dict[str, Any]) -> None:
         ({"valid_users": 0}, "valid_every=0"),
         ({"MAX_ITEM_LIST_LENGTH": 0}, "MAX_ITEM_LIST_LENGTH"),
         ({"ema_decay": 0.99}, "ema_decay"),
-        ({"keep_checkpoints": 0}, "keep_checkpoints must be a whole number, 1 or more"),
+        ({"keep_checkpoints": 0}, "keep_checkpoints must be a whole number of 1 or more"),
         ({"pretrain_pairs": "all"}, "pretrain_pairs"),
     ],
 )

@@ -1,6 +1,6 @@
 """Checkpoints that survive: whole or absent, checked when read, and free of code.
 
-A run has one folder, and in it a folder for each checkpoint:
+A run, of pre-training or of fine-tuning, has one folder, and in it a folder for each checkpoint:
 
 | file | content |
 |---|---|
@@ -20,19 +20,16 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dataset_tools.common import atomic_path
 from recbole_unisrec.errors import UserError
 
 MODEL, CONFIG, OPTIMIZER, PROGRESS = "model.safetensors", "config.json", "training.safetensors", "training.json"
@@ -101,13 +98,22 @@ def _new_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(target.with_name(f".{target.name}.old.tmp"), ignore_errors=True)
 
 
+def _link(path: Path, target: Path) -> None:
+    """Another name for a file that is replaced but never written to, or a copy where there can be none."""
+    try:
+        os.link(path, target)
+    except OSError:
+        shutil.copyfile(path, target)
+
+
 def _plain_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 
 def save_checkpoint(
-    folder: Path, weights: dict[str, Tensor], meta: dict[str, Any], training: TrainingState | None = None
-) -> Path:
+    folder: Path, weights: dict[str, Tensor], meta: dict[str, Any], training: TrainingState | None = None,
+    beside: dict[str, Path] | None = None,
+) -> Path:  # fmt: skip
     """Write a checkpoint folder, whole or not at all.
 
     Parameters
@@ -120,6 +126,8 @@ def save_checkpoint(
         JSON values, among them ``encoder`` (text encoder of the features) and ``config``.
     training
         None leaves the training state out (weights to use, not to go on with).
+    beside
+        Files to keep in the folder too, by their names there.
 
     Raises
     ------
@@ -130,6 +138,8 @@ def save_checkpoint(
         try:
             save_file(_plain_tensors(weights), fresh / MODEL)
             (fresh / CONFIG).write_text(json.dumps({"format": FORMAT, **meta}, indent=1) + "\n", encoding="utf-8")
+            for name, path in (beside or {}).items():
+                _link(path, fresh / name)
             if training is not None:
                 save_file(_plain_tensors(training.optimizer), fresh / OPTIMIZER)
                 files = {name: _checksum(fresh / name) for name in (MODEL, CONFIG, OPTIMIZER)}
@@ -140,7 +150,8 @@ def save_checkpoint(
     return Path(folder)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; raises `UserError` if there is none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -150,7 +161,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a ``.safetensors`` file, by name; raises `UserError` if it is missing or torn."""
     if not path.is_file():
         raise UserError(f"{path} does not exist; give a checkpoint folder, a .safetensors file or a .pth file")
     try:
@@ -169,15 +181,15 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], Tr
         If a file is missing, torn or altered.
     """
     folder = Path(folder)
-    found = _read_json(folder / PROGRESS)
+    found = read_json(folder / PROGRESS)
     if not isinstance(found.get("files"), dict) or not isinstance(found.get("progress"), dict):
         raise UserError(f"{folder / PROGRESS} is incomplete; use another checkpoint")
     for name, expected in found["files"].items():
         path = folder / name
         if not path.is_file() or _checksum(path) != expected:
             raise UserError(f"{path} is not as it was written (torn or altered); use another checkpoint")
-    weights, optimizer = _read_tensors(folder / MODEL), _read_tensors(folder / OPTIMIZER)
-    return weights, _read_json(folder / CONFIG), TrainingState(optimizer, found["progress"])
+    weights, optimizer = read_tensors(folder / MODEL), read_tensors(folder / OPTIMIZER)
+    return weights, read_json(folder / CONFIG), TrainingState(optimizer, found["progress"])
 
 
 def list_checkpoints(run: Path) -> list[Path]:
@@ -222,108 +234,3 @@ def clean(run: Path) -> None:
             os.replace(folder, target)  # killed between the two renames
         else:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-# --- weights for use elsewhere
-
-
-def load_pretrained(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights of a pre-trained model, from any of the layouts; no code of the file is run.
-
-    Parameters
-    ----------
-    path
-        A ``.safetensors`` file with or without its ``config.json``, a checkpoint folder, the folder of a run (its
-        ``best`` checkpoint, else the newest sound one), or a ``.pth`` file of RecBole or of the authors.
-
-    Returns
-    -------
-    tuple
-        Tensors by the authors' names, on the CPU, and a description: ``encoder`` names the text encoder ("" if it is
-        not known), ``config`` the settings, if known, ``passed`` has a sentence for each torn checkpoint of a run that
-        was passed over.
-
-    Raises
-    ------
-    UserError
-        If nothing is there, or it is torn, holds no weights, or needs more than weights to be loaded.
-    """
-    path = Path(path)
-    if path.is_dir():
-        return _load_folder(path)
-    if not path.is_file():
-        raise UserError(f"no checkpoint {path}; give a checkpoint folder, a .safetensors file or a .pth file")
-    if path.suffix == ".safetensors":
-        beside = path.with_name(CONFIG) if path.name == MODEL else path.with_suffix(".json")
-        return _named(_read_tensors(path), path), _described(_read_json(beside) if beside.is_file() else {})
-    from recbole_unisrec.safe_load import safe_torch_load
-
-    found = safe_torch_load(str(path), map_location="cpu")
-    if not isinstance(found, dict):
-        raise UserError(f"{path} holds a {type(found).__name__}, not a checkpoint with a state_dict")
-    state = found.get("state_dict", found)
-    config = found.get("config")
-    settings = getattr(config, "final_config_dict", config)
-    meta = {"config": settings if isinstance(settings, dict) else {}, "encoder": found.get("encoder")}
-    return _named(state, path), _described(meta)
-
-
-def _load_folder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    if (path / MODEL).is_file() and not (path / PROGRESS).is_file():
-        return _named(_read_tensors(path / MODEL), path), _described(_read_json(path / CONFIG))
-    if (path / PROGRESS).is_file():
-        weights, meta, _ = read_checkpoint(path)
-        return weights, _described(meta)
-    torn = []
-    if (path / BEST).is_dir():
-        try:
-            return _load_folder(path / BEST)
-        except UserError as error:
-            torn.append(str(error))
-    found = latest_checkpoint(path)
-    if found is None:
-        raise UserError(torn[0] if torn else f"{path} holds no checkpoint (neither {MODEL} nor step-* folders)")
-    return found[1], _described({**found[2], "passed": [*torn, *found[4]]})
-
-
-def _named(state: Any, path: Path) -> dict[str, Tensor]:
-    if not isinstance(state, dict) or not state or not all(isinstance(t, Tensor) for t in state.values()):
-        raise UserError(f"{path} holds no weights by name; is it a checkpoint of UniSRec?")
-    return {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
-
-
-def _described(meta: dict[str, Any]) -> dict[str, Any]:
-    return {**meta, "encoder": str(meta.get("encoder") or "")}
-
-
-def export_authors(path: str | Path, target: str | Path) -> dict[str, Any]:
-    """Write a checkpoint in the authors' layout: a ``.pth`` that their ``finetune.py -p`` reads.
-
-    It holds ``state_dict`` under their names, ``config`` as a plain dictionary and ``epoch``; ``torch.load`` reads it
-    with ``weights_only=True``.
-
-    Parameters
-    ----------
-    path
-        Anything that `load_pretrained` reads.
-    target
-        The new file.
-
-    Returns
-    -------
-    dict
-        What was written.
-    """
-    state, meta = load_pretrained(path)
-    config = json.loads(json.dumps(meta.get("config") or {}, default=str))
-    config.setdefault("dataset", str(meta.get("dataset") or ""))  # finetune.py prints it
-    content = {
-        "config": config,
-        "epoch": int(meta.get("epoch") or 0),
-        "encoder": meta["encoder"],
-        "state_dict": OrderedDict((name, tensor.cpu()) for name, tensor in state.items()),
-        "optimizer": {},
-    }
-    with atomic_path(target) as temporary:
-        torch.save(content, temporary)
-    return content
