@@ -112,14 +112,19 @@ def read_orders(
 
 
 def _stripped(frame: pl.DataFrame, columns: Columns) -> pl.DataFrame:
-    """Text without blanks around it; nothing as null. E-mail addresses in lower case, as they name one person."""
+    """Text without blanks around it; nothing as null.
+
+    E-mail addresses become lower case, as they name one person, and numbers of users lose the ``.0`` that a spreadsheet
+    gave them.
+    """
     text = [name for name, dtype in frame.schema.items() if dtype == pl.String]
     stripped = frame.with_columns(pl.col(text).str.strip_chars().replace("", None))
     user = pl.col(columns.user)
     if columns.user not in text:
         return stripped
+    plain = user.str.replace(r"^(\d+)\.0+$", "$1")
     return stripped.with_columns(
-        pl.when(user.str.contains("@", literal=True)).then(user.str.to_lowercase()).otherwise(user)
+        pl.when(user.str.contains("@", literal=True)).then(user.str.to_lowercase()).otherwise(plain)
     )
 
 

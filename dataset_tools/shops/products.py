@@ -53,12 +53,19 @@ def read_products(
     wanted = [columns.item, *columns.texts, *([columns.group] if columns.group else [])]
     types: dict[str, Any] = dict.fromkeys(wanted, pl.String)
     required = {} if columns.group else {columns.item: "given"}
-    for _, raw in read_table(source, types, bad, required=required, **options):
+    frames: Iterator[pl.DataFrame] = (
+        frame for _, frame in read_table(source, types, bad, required=required, **options)
+    )
+    if columns.group:
+        # a product may lie in two blocks; and one without variants may have rows of pictures, which have no id
+        whole = [*frames]
+        texts = [pl.col(name).forward_fill().over(columns.group) for name in columns.texts]
+        frames = iter([pl.concat(whole).with_columns(texts)] if whole else [])
+    for raw in frames:
         frame = raw.with_columns(pl.col(columns.item).str.strip_chars().replace("", None))
-        if columns.group:
-            filled = [pl.col(name).forward_fill().over(columns.group) for name in columns.texts]
-            # a product without variants may have rows of further pictures, which have no id
-            frame = frame.with_columns(filled).drop_nulls(columns.item)
+        gone = frame[columns.item].null_count()
+        if gone:
+            source.note(f"{gone:,} rows have nothing in {columns.item!r} (pictures, or products without it): left out")
         yield frame.drop_nulls(columns.item)
 
 

@@ -9,9 +9,11 @@ from typing import Any
 
 import msgspec
 
+from dataset_tools.common import UserError
 from dataset_tools.sources.columns import refuse_missing
 from dataset_tools.sources.lines import BadLines, Source, records
 
+MAX_ARRAY = 1 << 30  # bytes of a file that is one JSON array
 MAX_LITERAL = 1 << 20  # bytes of a line that is read as a Python literal
 
 
@@ -41,7 +43,7 @@ def read_json_lines(
         definition.append((f"_{place}", kind, None) if kind is Any else (f"_{place}", kind))
     record = msgspec.defstruct("Record", definition, rename=rename, kw_only=True, gc=False)
     decoder = msgspec.json.Decoder(record)
-    for number, block in source.blocks():
+    for number, block in json_blocks(source):
         try:
             whole = decoder.decode_lines(block)
             if len(whole) == block.count(b"\n"):  # no blank lines
@@ -65,6 +67,35 @@ def read_json_lines(
             lines.append(here)
             good.append(found)
         yield lines, good
+
+
+def json_blocks(source: Source) -> Iterator[tuple[int, bytes]]:
+    """Blocks of lines; a file that is one JSON array becomes a line an entry.
+
+    Raises
+    ------
+    UserError
+        If an array cannot be read, or is larger than `MAX_ARRAY`, as all of it must be in memory.
+    """
+    blocks = source.blocks()
+    for number, block in blocks:
+        if number == 1 and block.lstrip()[:1] == b"[":
+            whole = bytearray(block)
+            for _, more in blocks:
+                whole += more
+                if len(whole) > MAX_ARRAY:
+                    raise UserError(
+                        f"{source.path} is one JSON array of more than {MAX_ARRAY >> 20} MiB; write a line an entry"
+                    )
+            try:
+                entries = msgspec.json.decode(bytes(whole), type=list[msgspec.Raw])
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise UserError(f"{source.path} begins as a JSON array and cannot be read as one: {error}") from error
+            source.note("it is one JSON array; lines in messages count its entries")
+            # a line end between the names of an entry would end its line here
+            yield 1, b"".join(bytes(entry).replace(b"\n", b" ").replace(b"\r", b" ") + b"\n" for entry in entries)
+            return
+        yield number, block
 
 
 def fields_of(block: bytes) -> list[str]:

@@ -11,7 +11,7 @@ from dataset_tools.common import UserError
 from dataset_tools.sources.columns import match_columns, unique_names
 from dataset_tools.sources.delimited import Table, drop_incomplete, read_delimited
 from dataset_tools.sources.dialect import guess_encoding, guess_separator
-from dataset_tools.sources.json_lines import fields_of, read_json_lines
+from dataset_tools.sources.json_lines import fields_of, json_blocks, read_json_lines
 from dataset_tools.sources.lines import BadLines, Source, records
 from dataset_tools.sources.times import is_time
 from dataset_tools.sources.workbook import as_text, sheet_frames, sheet_header
@@ -183,7 +183,7 @@ def _parquet_frames(source: Source, names: list[str]) -> Iterator[Table]:
 
 
 def _json_blocks(source: Source) -> Iterator[tuple[int, bytes]]:
-    return (pair for pair in source.blocks() if not pair[1].isspace())
+    return (pair for pair in json_blocks(source) if not pair[1].isspace())
 
 
 def _json_frames(source: Source, names: list[str], bad: BadLines) -> Iterator[Table]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,13 +99,13 @@ def read_exports(
     from dataset_tools.shops.orders import read_orders
     from dataset_tools.sources import BadLines, Source, peek
 
-    bad = BadLines(args.max_bad_lines)
-    item_source = Source(products, quiet=args.quiet) if products else None
+    bad, bar = BadLines(args.max_bad_lines), not args.quiet and sys.stderr.isatty()
+    item_source = Source(products, bar, args.quiet) if products else None
     frames, steps, notes = [], [], []
     texts = pl.DataFrame(schema={"item_id": pl.String, "text_1": pl.String})
     latest = 0.0 if before is None else float(before.orders["timestamp"].max() or 0.0) + 1  # type: ignore[arg-type]
     for number, path in enumerate(orders):
-        source, left = Source(path, quiet=args.quiet), LeftOut()
+        source, left = Source(path, bar, args.quiet), LeftOut()
         options = shop_options(args, source)
         reading, match = options["reading"], options["id_match"]
         head = peek(source, **reading.options())

@@ -399,6 +399,13 @@ def test_blanks_around_ids_do_not_count(tmp_path, capsys):
     assert rows(tmp_path) == [("u", "1", "1"), ("u", "1", "2")]
 
 
+def test_numbers_of_users_lose_what_a_spreadsheet_added(tmp_path, capsys):
+    write(tmp_path, "orders.csv", "user_id,item_id,timestamp", "12.0,1,1", "12,1,2", "1.5,1,3")
+    write(tmp_path, "products.csv", "item_id,title", "1,One")
+    assert build(capsys, tmp_path)[0] == 0
+    assert [row[0] for row in rows(tmp_path)] == ["12", "12", "1.5"]
+
+
 def test_canonical():
     ids = pl.Series(["000", "0.0", "10", "1.50", "1e3", "", "A0"])
     assert canonical(ids, "number").to_list() == ["0", "0", "10", "1.50", "1e3", "", "A0"]

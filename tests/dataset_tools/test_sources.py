@@ -223,3 +223,12 @@ def test_python_dicts_are_read_and_nothing_in_them_runs(tmp_path):
     assert bad.total == 1
     assert not (tmp_path / "gone").exists()
     assert "Python dicts" in source.notes[0]
+
+
+def test_a_json_array_is_a_table_too(tmp_path):
+    (tmp_path / "t.json").write_text('[\n {"id": 1,\n  "name": "a\\nb"},\n {"id": "2", "name": null}\n]\n')
+    assert table(Source(tmp_path / "t.json", quiet=True)).rows() == [("1", "a\nb"), ("2", None)]
+    assert peek(Source(tmp_path / "t.json", quiet=True)).rows() == [("1", "a\nb"), ("2", None)]
+    (tmp_path / "t.json").write_text('[{"id": 1}, {"id"]')
+    with pytest.raises(UserError, match="begins as a JSON array and cannot be read as one"):
+        table(Source(tmp_path / "t.json"))
