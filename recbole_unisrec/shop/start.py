@@ -8,11 +8,14 @@ import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dataset_tools.arguments import add_table_arguments
 from dataset_tools.common import UserError
 from dataset_tools.custom import add_shop_options
+
+if TYPE_CHECKING:
+    from recbole_unisrec.shop.measure import Measured
 
 # options that decide what is made of the files; a run with others begins anew
 READING = (
@@ -126,6 +129,7 @@ def _open_state(args: argparse.Namespace) -> Any:
 def _work(args: argparse.Namespace) -> None:
     """The steps; each that is done is noted in the state."""
     from recbole_unisrec.shop.measure import (
+        Measured,
         best_sellers,
         buys_again,
         held_out,
@@ -139,7 +143,12 @@ def _work(args: argparse.Namespace) -> None:
     from recbole_unisrec.shop.training import LONG, NAME, choose_encoder, encode, recommender, train
 
     state, folder = _open_state(args), args.out
+    bars = not args.quiet and sys.stderr.isatty()
     progress = Progress(STEPS, args.quiet)
+    if state.done("report") and (folder / "model").is_dir() and (folder / "report.html").is_file():
+        progress.say("all of it was done before, and is kept; begin anew with --restart")
+        _say_result(folder, Measured(**state.done("measure")))
+        return
     read = state.done("read")
     if read is None:
         with progress.step("reading your files"):
@@ -162,7 +171,7 @@ def _work(args: argparse.Namespace) -> None:
     encoder = choose_encoder(args.encoder)
     if suffix is None:
         with progress.step(f"turning the product texts into numbers ({encoder})"):
-            suffix = state.finish("encode", encode(folder, encoder, not args.quiet and sys.stderr.isatty()))
+            suffix = state.finish("encode", encode(folder, encoder, bars))
     else:
         progress.skip("turning the product texts into numbers")
 
@@ -171,7 +180,15 @@ def _work(args: argparse.Namespace) -> None:
         with progress.step("learning"):
             rounds = Rounds(progress, LONG[0] if args.epochs is None else args.epochs, LONG[1])
             result = train(
-                folder, suffix, k, rounds, recipe=args.recipe, epochs=args.epochs, seed=args.seed, verbose=args.verbose
+                folder,
+                suffix,
+                k,
+                rounds,
+                recipe=args.recipe,
+                epochs=args.epochs,
+                seed=args.seed,
+                bars=bars,
+                verbose=args.verbose,
             )
             trained = state.finish("train", asdict(result))
     else:
@@ -195,9 +212,13 @@ def _work(args: argparse.Namespace) -> None:
             files=state.values["files"], updates=state.values["updates"],
         )  # fmt: skip
         state.finish("report", "report.html")
+    _say_result(folder, measured)
+
+
+def _say_result(folder: Path, measured: Measured) -> None:
     hits, low, high, sellers = measured.per_hundred()
     print(
-        f"of 100 customers {hits} bought next what stood in their list of {k} ({low} to {high} with 95% certainty, "
-        f"measured on {measured.customers:,}); the best sellers: {sellers}"
+        f"of 100 customers {hits} bought next what stood in their list of {measured.k} ({low} to {high} with 95% "
+        f"certainty, measured on {measured.customers:,}); the best sellers: {sellers}"
     )
     print(f"the report: {folder / 'report.html'}\nthe model: {folder / 'model'}")

@@ -54,6 +54,7 @@ def train(
     epochs: int | None = None,
     seed: int | None = None,
     start: str | None = None,
+    bars: bool = False,
     verbose: bool = False,
 ) -> Trained:
     """Train on ``folder/dataset/shop``; the last two purchases of each customer stay out.
@@ -72,6 +73,10 @@ def train(
         As of ``unisrec train``.
     start
         A checkpoint whose weights to go on from; training is short then.
+    bars
+        Show a bar for each round, with the time left.
+    verbose
+        Show RecBole's log too.
     """
     from recbole_unisrec import quick_start
     from recbole_unisrec.settings import build_config
@@ -89,7 +94,7 @@ def train(
         "valid_metric": metric,
         "epochs": most if epochs is None else epochs,
         "stopping_step": patience,
-        "show_progress": False,
+        "show_progress": bars,
     }
     if seed is not None:
         settings["seed"] = seed

@@ -75,6 +75,7 @@ def _work(args: argparse.Namespace, state: Any) -> None:
     from recbole_unisrec.shop.training import NAME, SHORT, encode, recommender, train
 
     folder, progress = args.shop, Progress(STEPS, args.quiet)
+    bars = not args.quiet and sys.stderr.isatty()
     _mend(folder)
     work = folder / "next"  # what is made here takes its place at the end
     shutil.rmtree(work, ignore_errors=True)
@@ -95,7 +96,7 @@ def _work(args: argparse.Namespace, state: Any) -> None:
         return
     checkpoint = state.done("train")["checkpoint"]
     with progress.step("turning the product texts into numbers"):
-        suffix = encode(work, _encoder(folder, state), not args.quiet and sys.stderr.isatty())
+        suffix = encode(work, _encoder(folder, state), bars)
     sequences = read_sequences(work / "dataset" / NAME, NAME)
     k, again = list_length(steps[-1]["items"]), buys_again(sequences)
     customers = set(new_orders["user_id"].to_list())
@@ -115,7 +116,7 @@ def _work(args: argparse.Namespace, state: Any) -> None:
             options = state.values["options"]
             trained = train(
                 work, suffix, k, Rounds(progress, most, SHORT[1]), recipe=options["recipe"], epochs=most,
-                seed=options["seed"], start=checkpoint, verbose=args.verbose,
+                seed=options["seed"], start=checkpoint, bars=bars, verbose=args.verbose,
             )  # fmt: skip
         with progress.step("comparing both models on the newest orders"):
             new = recommender(trained.checkpoint, work, tables.products)

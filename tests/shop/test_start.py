@@ -78,7 +78,13 @@ def test_from_files_to_model_and_report_and_on_with_new_orders(shop, capsys, mon
     monkeypatch.setattr(training, "train", lambda *a, **k: pytest.fail("trained again"))
     status, again, err = run(capsys, start.start_command, *FILES, *QUICK)
     assert (status, again) == (0, out)
+    assert "all of it was done before" in err
+    # what is missing is made again, and nothing else
+    (shop / "myshop" / "report.html").unlink()
+    status, again, err = run(capsys, start.start_command, *FILES, *QUICK)
+    assert (status, again) == (0, out)
     assert "[3/6] learning: done before, kept" in err
+    assert (shop / "myshop" / "report.html").read_text() == page
     monkeypatch.undo()
     monkeypatch.chdir(shop)
 
