@@ -101,6 +101,24 @@ def _stand_in_for_ray() -> None:
         sys.modules.update({"ray": ray, "ray.tune": tune})
 
 
+def _patch_collector() -> None:
+    """RecBole 1.2.1: metrics beyond accuracy collect numbers and counters too, which are sent to the CPU like tensors."""
+    collector = importlib.import_module("recbole.evaluator.collector").Collector
+    original = collector.get_data_struct
+
+    @functools.wraps(original)
+    def get_data_struct(self: Any) -> Any:
+        held = self.data_struct._data_dict
+        plain = {name: value for name, value in held.items() if not isinstance(value, torch.Tensor)}
+        self.data_struct._data_dict = {name: value for name, value in held.items() if name not in plain}
+        found = original(self)
+        for struct in (self.data_struct, found):
+            struct._data_dict.update(plain)
+        return found
+
+    collector.get_data_struct = get_data_struct
+
+
 def apply() -> None:
     """Close all gaps; called once by the package.
 
@@ -123,3 +141,4 @@ def apply() -> None:
     _patch_anomaly()
     _patch_load()
     _patch_other_parameter()
+    _patch_collector()

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from dataset_tools.common import atomic_path
 from dataset_tools.precision import usable_precision
+from recbole_unisrec.beyond import BEYOND, Recommended, beyond_metrics
 from recbole_unisrec.data.sequences import Pairs, bucket_lengths, pack_last
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.metrics import RANK_METRICS, rank_metrics
@@ -191,10 +192,19 @@ class PackedTrainer(Trainer):
         full = self.config["eval_type"] == EvaluatorType.RANKING and isinstance(eval_data, FullSortEvalDataLoader)
         if pairs is not None and not len(pairs):
             return None  # as RecBole's, for a split without this part
-        if pairs is None or not full or not all(m in RANK_METRICS for m in wanted):
+        if pairs is None or not full or not all(m in RANK_METRICS or m in BEYOND for m in wanted):
             return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
-        ranks = self.ranks(pairs, show_progress)
-        result = rank_metrics(ranks, wanted, self.config["topk"])
+        beyond = [m for m in wanted if m in BEYOND]
+        recommended = Recommended(eval_data._dataset.item_num, self.config["topk"]) if beyond else None
+        ranks = self.ranks(pairs, show_progress, recommended)
+        found: dict[str, float] = dict(
+            rank_metrics(ranks, [m for m in wanted if m in RANK_METRICS], self.config["topk"])
+        )
+        if recommended is not None:
+            train = eval_data._dataset.split.train
+            popularity = torch.bincount(train.items[train.target], minlength=eval_data._dataset.item_num)
+            found.update(beyond_metrics(recommended, beyond, popularity, self.config["tail_ratio"]))
+        result = OrderedDict((f"{m}@{k}", found[f"{m}@{k}"]) for m in wanted for k in self.config["topk"])
         places = self.config["metric_decimal_place"]
         result = OrderedDict((name, round(value, places)) for name, value in result.items())
         self.wandblogger.log_eval_metrics(result, head="eval")
@@ -208,8 +218,8 @@ class PackedTrainer(Trainer):
         self.average = None
 
     @torch.no_grad()
-    def ranks(self, pairs: Pairs, show_progress: bool = False) -> Tensor:
-        """Rank of the next item of each pair among all items.
+    def ranks(self, pairs: Pairs, show_progress: bool = False, recommended: Recommended | None = None) -> Tensor:
+        """Rank of the next item of each pair among all items; counts what is `recommended` on the way.
 
         Returns
         -------
@@ -232,7 +242,8 @@ class PackedTrainer(Trainer):
             if seen:
                 seen = seen.to(self.device)
                 bias = self.model.seen_bias(seen)
-            found = target_ranks(output.float(), candidates, batch.target.to(self.device), seen, bias)
+            each = None if recommended is None else recommended.add
+            found = target_ranks(output.float(), candidates, batch.target.to(self.device), seen, bias, each)
             ranks[index[order]] = found.cpu()
         return ranks
 

@@ -167,6 +167,14 @@ class Report:
             ]
         return [Block("head", "Ablations"), *blocks] if blocks else []
 
+    def beyond(self) -> Block:
+        """What is recommended, rather than whether it is right."""
+        names = self.board.beyond_names
+        rows = tuple(
+            (Cell(s.name, name=True), *(self.figure(s, s.values(name)) for name in names)) for s in self.standings
+        )
+        return Block("table", header=("row", *names), rows=rows)
+
     def groups(self, kind: str, metric: str) -> Block:
         """One metric by group of test users."""
         first = self.standings[0].runs[0].groups[kind]
@@ -241,6 +249,8 @@ class Report:
                       "two-sided, Holm-corrected for the number of rows and metrics."),
                 self.comparison(self.against),
             ]  # fmt: skip
+        if board.beyond:
+            found += [Block("head", "Beyond accuracy"), Block("text", BEYOND_TEXT), self.beyond()]
         found += self.ablations()
         first, second = board.names[:2]
         for kind, head, text in (
@@ -305,6 +315,13 @@ class Report:
         target = folder / "report.html"
         write_text(target, page(blocks, self.plots))
         return target
+
+
+BEYOND_TEXT = (
+    "Of what the test users are shown. ItemCoverage: share of the items that anybody is shown. GiniIndex: 0 where all items "
+    "are shown as often, 1 where one item is shown to all. ShannonEntropy: RecBole's, divided by the number of items shown. "
+    "AveragePopularity: training pairs of the items shown. TailPercentage: share of the items shown that are of the tail."
+)
 
 
 def split_text(board: Leaderboard) -> str:

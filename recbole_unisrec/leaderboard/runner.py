@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from filelock import FileLock, Timeout
 
 from dataset_tools.common import write_text
 from recbole_unisrec import quick_start, record
+from recbole_unisrec.beyond import BEYOND, Recommended, beyond_metrics
 from recbole_unisrec.data.dataset import SequenceDataset
 from recbole_unisrec.data.feature_files import feature_paths
 from recbole_unisrec.data.features import others_hint
@@ -156,9 +158,12 @@ class Leaderboard:
         self.rows, self.tuned = rows, tuned
         self.topk = topk_of(overrides.get("topk", TOPK))
         self.names = [f"{metric}@{k}" for k in self.topk for metric in METRICS]
+        asked = overrides.get("metrics") or []
+        self.beyond = [m.lower() for m in ([asked] if isinstance(asked, str) else asked) if str(m).lower() in BEYOND]
         self.score = f"ndcg@{self.topk[0]}"
         self.overrides = {
-            **overrides, "topk": self.topk, "metrics": [m.upper() for m in METRICS], "valid_metric": self.score.upper(),
+            **overrides, "topk": self.topk, "metrics": [m.upper() for m in (*METRICS, *self.beyond)],
+            "valid_metric": self.score.upper(),
         }  # fmt: skip
         self.checkpoints = {name: (path, weights_digest(path)) for name, path in (checkpoints or {}).items()}
         self._what: dict[str, tuple[dict[str, Any], list[Any]]] = {}  # what a run depends on but seed and point, by row
@@ -168,6 +173,11 @@ class Leaderboard:
         ] = {}  # finished runs by row and key: settings may make two rows the same
         self._files: dict[Path, str] = {}  # digests of feature files
         self.users = self._users()
+
+    @property
+    def beyond_names(self) -> list[str]:
+        """Metrics beyond accuracy that were asked for, at each cut-off."""
+        return [f"{metric}@{k}" for metric in self.beyond for k in self.topk]
 
     def check(self) -> None:
         """Find mistakes in the settings before the first hour, not after it."""
@@ -216,6 +226,8 @@ class Leaderboard:
         quick_start.prepare(config, None, "CLS")
         dataset = SequenceDataset(config)
         dataset.build()
+        if not len(dataset.split.valid) or not len(dataset.split.test):
+            raise UserError("a leaderboard chooses on validation and compares on test; take a split that has both")
         self._popularity = dataset.item_popularity()
         self._split, self._tokens = dataset.split, dataset.field2id_token[dataset.uid_field]
         self.facts = {
@@ -300,7 +312,7 @@ class Leaderboard:
             return None
         try:
             run = Run(**json.loads(file.read_text(encoding="utf-8")))
-            if run.key != key or not set(self.names) <= set(run.test):
+            if run.key != key or not {*self.names, *self.beyond_names} <= set(run.test):
                 raise ValueError("it is of another run")
         except (ValueError, TypeError) as error:
             raise UserError(f"{file} is damaged ({error}); delete it and run again") from error
@@ -373,6 +385,16 @@ class Leaderboard:
         order = np.lexsort((self._split.test.target.numpy(), tokens))
         write_ranks(self.ranks_file(row.name, key), tokens[order], ranks.numpy()[order])
         metrics = {part: dict(rank_metrics(r, METRICS, self.topk)) for part, (_, r) in found.items()}
+        if self.beyond:
+            recommended = Recommended(len(self._popularity), self.topk)
+            scores = -rank.double().unsqueeze(0)
+            scores[:, 0] = -torch.inf
+            recommended.add(scores)
+            train = self._split.train
+            taken = torch.bincount(train.items[train.target], minlength=len(rank))
+            # one list for everybody
+            same = beyond_metrics(recommended, self.beyond, taken, self.overrides.get("tail_ratio"))
+            metrics = {part: {**values, **same} for part, values in metrics.items()}
         return Run(
             row=row.name,
             key=key,

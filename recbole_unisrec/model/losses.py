@@ -140,7 +140,12 @@ def softmax_cross_entropy(
 
 @torch.no_grad()
 def target_ranks(
-    hidden: Tensor, table: Tensor, target: Tensor, seen: Seen | None = None, bias: Tensor | None = None
+    hidden: Tensor,
+    table: Tensor,
+    target: Tensor,
+    seen: Seen | None = None,
+    bias: Tensor | None = None,
+    each: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """Rank of each target among all items, 1 is best, by counting instead of sorting.
 
@@ -153,6 +158,8 @@ def target_ranks(
         [B, d], [N, d] and int64 [B] as in `softmax_cross_entropy`; targets are at least 1.
     seen, bias
         As in `softmax_cross_entropy`.
+    each
+        Is shown the scores [b, N] of each block of rows, in order.
 
     Returns
     -------
@@ -170,6 +177,8 @@ def target_ranks(
             entries = seen.of_rows(start, min(start + rows, len(hidden)))
             scores.index_put_((seen.row[entries] - start, seen.item[entries]), bias[entries], accumulate=True)
         ranks.append(ranks_of_scores(scores, target[block]))
+        if each is not None:
+            each(scores)
     return torch.cat(ranks)
 
 
