@@ -56,6 +56,11 @@ def train_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--resume", action="store_true", help="go on with the run of the same settings that was cut off"
     )
+    parser.add_argument(
+        "--refit", action="store_true",
+        help="afterwards train anew on everything, validation and test included, for as many epochs as were best; for "
+        "a model to serve",
+    )  # fmt: skip
     parser.add_argument("--help-settings", action="store_true", help="list every setting (of --model) and exit")
     parser.add_argument("--verbose", action="store_true", help="show RecBole's log on the console")
     parser.add_argument("--debug", action="store_true", help="show a traceback on errors")
@@ -77,13 +82,17 @@ def train_command(arguments: list[str]) -> int:
     if options.help_settings:
         print(setting_page.plain_text(options.model if "--model" in rest else None))
         return 0
-    from recbole_unisrec import quick_start
+    from recbole_unisrec import quick_start, refit
     from recbole_unisrec.settings import build_config, known_settings, parse_value
 
     overrides = {name: parse_value(value) for name, value in settings.items()}
     for name in ("seed", "epochs", "pretrained", "freeze", "recipe"):
         if getattr(options, name) is not None:
             overrides[name] = getattr(options, name)
+    if options.refit and (overrides.get("epochs") == 0 or options.train_stage == ["pretrain"]):
+        raise UserError(
+            "--refit trains again what a run has chosen; it does not go with --epochs 0 or with pre-training"
+        )
     if options.train_stage == ["pretrain"]:
         return pretrain_command(options, overrides)
     if "pretrain" in (options.train_stage or []):
@@ -101,14 +110,21 @@ def train_command(arguments: list[str]) -> int:
             chosen = {**mine, "train_stage": stage} if stage else mine
             configs.append(build_config(model, options.dataset, options.config, chosen))
     encoder = options.encoder or ("minilm" if options.encode else None)
-    results = []
+    results, again = [], []
     for config in configs:
         quick_start.prepare(config, encoder, options.pooling)
         results.append(quick_start.train(config, verbose=options.verbose, resume=options.resume))
+        if options.refit:
+            again.append(refit.refit(config, results[-1], options.verbose, resume=options.resume))
         print(flush=True)
     print(quick_start.table(results))
     for result in results:
         print(f"{result.label}: checkpoint {result.checkpoint}, everything about the run in the .json beside it")
+    for result in again:
+        print(
+            f"{result.label}: fitted again on all the data, {result.checkpoint}; `unisrec save` takes it. The figures above "
+            "are of the run before, as nothing is left to measure this one by"
+        )
     if options.dataset == "ml-100k" and "epochs" not in overrides:
         print(
             "This was the demonstration (props/ml-100k.yaml: 6 epochs at most). A full run: "

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from recbole.data.dataset import SequentialDataset
+from recbole.data.interaction import cat_interactions
 
 from recbole_unisrec.data.splits import OWN_SPLITS, Sequences, split_function
 from recbole_unisrec.registry import MIXTURE_LOADER, MODELS, Entry, props_folder, resolve
@@ -87,6 +88,10 @@ def _register_splits() -> None:
     def build(self: Any) -> list[Any]:
         args = self.config["eval_args"]
         kind = next(iter(args["split"] or {}), None)
+        if self.benchmark_filename_list is not None and kind == "ALL":
+            train, *others = original(self)
+            train.inter_feat = cat_interactions([part.inter_feat for part in (train, *others)])
+            return [train, *(part.copy(part.inter_feat[:0]) for part in others)]
         if self.benchmark_filename_list is not None or kind not in OWN_SPLITS:
             return original(self)
         users, items, times = (

@@ -55,6 +55,8 @@ class Result:
         File with the rank of each item to find of the test part (see `evaluation.read_ranks`).
     data
         Checksum of what was learned from, of models on our data path (`unfinished.fingerprint`).
+    refit
+        Of a last fit on all the data: the run that its figures are of, and its epochs; see `refit.refit`.
     """
 
     model: str
@@ -73,6 +75,7 @@ class Result:
     versions: dict[str, str]
     config: dict[str, Any] = field(repr=False)
     data: str = ""
+    refit: dict[str, Any] | None = None
 
     @property
     def label(self) -> str:
@@ -102,7 +105,11 @@ def prepare(config: Config, encoder: str | None, pooling: str, progress: bool = 
 
 
 def train(
-    config: Config, verbose: bool = False, tell: Callable[[str], None] | None = None, resume: bool = False
+    config: Config,
+    verbose: bool = False,
+    tell: Callable[[str], None] | None = None,
+    resume: bool = False,
+    checkpoint: str | None = None,
 ) -> Result:
     """Train until early stopping, then evaluate the best epoch.
 
@@ -117,6 +124,8 @@ def train(
     resume
         Go on with the newest run in ``checkpoint_dir`` that has the same settings and data and was cut off. What comes
         out is what it would have given. A run that has finished is not trained again.
+    checkpoint
+        File to save to; None takes a name of its own in ``checkpoint_dir``.
 
     Returns
     -------
@@ -150,8 +159,10 @@ def train(
         names = [name for name in model.other_parameter_name if not isinstance(getattr(model, name), Module)]
         model.other_parameter_name = names
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    if checkpoint is not None:
+        trainer.saved_model_file = checkpoint
     if not isinstance(trainer, PackedTrainer):
-        trainer.saved_model_file = own_name(trainer.saved_model_file)
+        trainer.saved_model_file = checkpoint or own_name(trainer.saved_model_file)
         return _fit(config, dataset, (train_data, valid_data, test_data), trainer, started, tell)
     data = unfinished.fingerprint(dataset)
     run, found = RunFolder(Path(trainer.saved_model_file)), None

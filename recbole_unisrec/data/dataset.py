@@ -203,12 +203,14 @@ class SequenceDataset(SequentialDataset):
 
     def _split(self, users: np.ndarray, items: np.ndarray, times: np.ndarray) -> Split:
         """The split that the files or ``eval_args`` ask for."""
-        window = self.max_item_list_len
+        window, whole = self.max_item_list_len, "ALL" in self.config["eval_args"]["split"]
         if self.given is not None and self.given.begin is not None:
             sequences = Sequences(items.astype(np.int64), users.astype(np.int64), self.given.begin, times)
-            return as_given(sequences, window, self.given.positions)
+            positions = self.given.positions
+            nothing = np.zeros(0, dtype=np.int64)
+            return as_given(sequences, window, [np.concatenate(positions), nothing, nothing] if whole else positions)
         sequences = Sequences.of(users, items, times)
-        if self.given is not None and self.given.part is not None:
+        if self.given is not None and self.given.part is not None and not whole:
             part = self.given.part[np.lexsort((times, users))][sequences.targets]
             return as_given(sequences, window, [sequences.targets[part == k] for k in range(3)])
         args = self.config["eval_args"]

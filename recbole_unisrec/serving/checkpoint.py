@@ -123,7 +123,8 @@ def read_checkpoint(path: Path, data_path: str | Path | None = None) -> Parts:
         items=item_frame(ids, texts, popularity=dataset.item_popularity()[1:].numpy()),
         table=table[1:].detach().numpy(),
         features=None if features is None else features.weight[1:].numpy(),
-        queries=_queries(test.pairs, table, network),
+        # after a fit on everything the histories of training are all there are
+        queries=_queries((test if len(test.pairs) else train).pairs, table, network),
         index=None,
         encoder=fitted,
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dataset_tools.common import UserError
+from recbole_unisrec.refit_names import is_refit, measured, refitted
 
 if TYPE_CHECKING:
     from recbole_unisrec.serving.answers import Recommendations
@@ -71,6 +72,27 @@ def _load(args: argparse.Namespace) -> Recommender:
     return rec
 
 
+def checkpoint_of(model: Path, as_measured: bool) -> Path:
+    """Of a folder of checkpoints the newest; of a run with ``--refit`` the weights that learned from all the data.
+
+    Parameters
+    ----------
+    model
+        A checkpoint, a folder of checkpoints, or a saved model (which stays what it is).
+    as_measured
+        Take the weights that were measured instead.
+    """
+    from recbole_unisrec.serving.folder import CONFIG
+
+    if model.is_dir() and not (model / CONFIG).exists():
+        files = sorted(model.glob("*.pth"), key=lambda file: (file.stat().st_mtime_ns, file.name))
+        files = [file for file in files if not (as_measured and is_refit(file))]
+        model = files[-1] if files else model
+    if as_measured:
+        return measured(model) if is_refit(model) else model
+    return refitted(model)
+
+
 def _natural(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
@@ -102,10 +124,18 @@ def save_command(arguments: list[str]) -> int:
         "example:\n  unisrec save --model saved/UniSRec-Nov-24-2026_03-44-07-1.pth --out models/myshop",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder; a saved model is replaced")
+    parser.add_argument(
+        "--measured", action="store_true",
+        help="of a run with --refit take the weights that were measured, not those that learned from all the data",
+    )  # fmt: skip
     args = parser.parse_args(arguments)
+    args.model = checkpoint_of(args.model, args.measured)
     rec = _load(args)
     rec.save(args.out)
     print(f"{args.out}: {rec.meta.model} {rec.meta.form}, {len(rec):,} items")
+    if is_refit(args.model):
+        figures = measured(args.model).with_suffix(".json")
+        print(f"{args.model} has learned from all the data; figures are those of the run before it, {figures}")
     return 0
 
 
