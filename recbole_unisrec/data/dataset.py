@@ -166,6 +166,13 @@ class SequenceDataset(SequentialDataset):
         self.user_feat = self.item_feat = None
 
     def _remap_ID_all(self) -> None:
+        if self.given is not None:  # nothing was filtered, so the codes of our reader are the numbers but for padding
+            for field, tokens in self._tokens.items():
+                names = ["[PAD]", *tokens]
+                self.field2id_token[field] = np.array(names)
+                self.field2token_id[field] = {name: i for i, name in enumerate(names)}
+                self.inter_feat[field] += 1
+            return
         super()._remap_ID_all()
         # RecBole numbers the codes of our readers anew (filters may have dropped some); put the tokens back
         for field, tokens in self._tokens.items():
