@@ -9,7 +9,7 @@ from typing import Any
 
 from dataset_tools.precision import PRECISIONS
 
-POOLINGS = ("CLS", "Mean")
+POOLINGS = ("CLS", "Mean", "MeanAll")
 
 
 def new_parser(tool: str, usage: str, description: str, epilog: str) -> argparse.ArgumentParser:
@@ -50,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser, *, k: int = 5) -> None:
     )
     encoder = parser.add_argument_group("text features (or later: python -m dataset_tools.features)")
     encoder.add_argument("--encoder", help="also encode the item texts with it: a hub name, a local path, or minilm")
-    encoder.add_argument("--pooling", choices=POOLINGS, default="CLS", help="vector of a text (default: %(default)s)")
+    encoder.add_argument(
+        "--pooling", choices=POOLINGS, help="vector of a text (default: what the encoder's own files say, else CLS)"
+    )
     encoder.add_argument(
         "--precision", choices=PRECISIONS, default="fp32", help="arithmetic of the encoder (default: %(default)s)"
     )

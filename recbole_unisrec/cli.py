@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable
 
+from dataset_tools.arguments import POOLINGS
 from dataset_tools.common import UserError, run_cli
 from recbole_unisrec import setting_page
 
@@ -46,7 +47,7 @@ def train_parser() -> argparse.ArgumentParser:
     parser.add_argument("--recipe", help="the model as in the paper (default), or ours (props/recipe-ours.yaml)")
     parser.add_argument("--encode", action="store_true", help="make the text features first, if they are missing")
     parser.add_argument("--encoder", help="encoder for --encode: minilm (default), a hub name or a local folder")
-    parser.add_argument("--pooling", default="CLS", choices=["CLS", "Mean"], help="pooling for --encode (default: CLS)")
+    parser.add_argument("--pooling", choices=POOLINGS, help="for --encode (default: what the encoder says, else CLS)")
     parser.add_argument("--seed", type=int, help="random seed (default: 2020)")
     parser.add_argument("--epochs", type=int, help="at most so many epochs; 0 evaluates without training")
     parser.add_argument(

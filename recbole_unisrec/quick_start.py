@@ -84,7 +84,7 @@ class Result:
         return f"{self.model} {short[self.train_stage]}" if self.train_stage in short else self.model
 
 
-def prepare(config: Config, encoder: str | None, pooling: str, progress: bool = True) -> None:
+def prepare(config: Config, encoder: str | None, pooling: str | None, progress: bool = True) -> None:
     """Make what is missing: the embedded ml-100k if that is asked for, and text features if `encoder` is given.
 
     Raises

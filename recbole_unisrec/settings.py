@@ -16,6 +16,7 @@ from recbole.utils import argument_list, get_model
 from dataset_tools.common import write_text
 from dataset_tools.features import read_texts
 from recbole_unisrec.data.atomic import SPLITS, Fields, find_layout, read_header
+from recbole_unisrec.data.attributes import text_attributes
 from recbole_unisrec.data.download import fetch_dataset
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.record import say
@@ -158,7 +159,11 @@ def build_config(
             fetch_dataset(folder, dataset)
             if "selected_features" in known and find_layout(folder, dataset) == "split":
                 write_attributes(folder, dataset)
-            settings.update(_layout_settings(folder, dataset, settings))
+            settings.update(
+                _layout_settings(
+                    folder, dataset, settings, model if {"selected_features", "item_attribute"} & known else ""
+                )
+            )
         check_together({**base.final_config_dict, **settings})
     return _quiet_config(model, dataset, settings)
 
@@ -257,8 +262,11 @@ def recipe(name: str | None) -> dict[str, Any]:
     return read_properties(file)
 
 
-def _layout_settings(folder: Path, dataset: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """What RecBole's own datasets must be told about the files in the folder, where the user does not say it."""
+def _layout_settings(folder: Path, dataset: str, settings: dict[str, Any], attributes: str = "") -> dict[str, Any]:
+    """What RecBole's own datasets must be told about the files in the folder, where the user does not say it.
+
+    `attributes` is the name of a model that reads attributes of items; empty for any other.
+    """
     user, item = settings.get("USER_ID_FIELD", "user_id"), settings.get("ITEM_ID_FIELD", "item_id")
     suffix = settings.get("LIST_SUFFIX", "_list")
     found: dict[str, Any] = {}
@@ -282,6 +290,14 @@ def _layout_settings(folder: Path, dataset: str, settings: dict[str, Any]) -> di
             # models that read item attributes (FDSA, S3Rec, SASRecF, ...) get what they are told, else the words of the text
             named = {*(settings.get("selected_features") or []), settings.get("item_attribute", "text"), "text"}
             found["load_col"]["item"] = [item, *(name for name in there if name in named and name != item)]
+    silent = loaded is None or (isinstance(loaded, dict) and "item" not in loaded)
+    if attributes and silent and items.is_file() and "text" not in there and settings.get("selected_features") is None:
+        found.update(text_attributes(items, settings))
+        found["load_col"] = {**(loaded or found["load_col"]), "item": [item, *found["selected_features"]]}
+        say(
+            f"{attributes} reads {', '.join(found['selected_features'])} of {items.name} as attributes "
+            "(selected_features, or text_cols, names others)"
+        )
     if "text" in there:
         found.update(selected_features=settings.get("selected_features", ["text"]))
         found["item_attribute"] = settings.get("item_attribute", "text")

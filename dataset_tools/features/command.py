@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from dataset_tools import lsa
 from dataset_tools.arguments import POOLINGS, new_parser
 from dataset_tools.common import UserError, read_properties
 from dataset_tools.features.items import Fields
@@ -70,7 +71,19 @@ def _parser() -> argparse.ArgumentParser:
         help="hub name, local folder, minilm, which needs no download, or lsa, which needs no language model: TF-IDF and "
         "singular vectors, fitted to these texts; NAME.feat1LSA.npz takes those of another dataset (default: bert-base-uncased); with --vectors: who made them",
     )
-    parser.add_argument("--pooling", choices=POOLINGS, default="CLS", help="vector of a text (default: %(default)s)")
+    parser.add_argument(
+        "--pooling",
+        choices=POOLINGS,
+        help="vector of a text: of the first token, the mean of the others, or of all (default: what the encoder's own "
+        "files say, else CLS)",
+    )
+    parser.add_argument(
+        "--ngrams",
+        choices=lsa.NGRAMS,
+        default="auto",
+        help="of lsa: pieces of characters beside words, where a script has no blanks (auto), of all words (compounds), "
+        "or none (default: %(default)s)",
+    )
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
@@ -78,7 +91,9 @@ def _parser() -> argparse.ArgumentParser:
         help="bf16 is about twice as fast at a cosine of 0.9999 or better (default: %(default)s)",
     )
     parser.add_argument("--max_length", type=int, default=512, help="tokens read of a text (default: %(default)s)")
-    parser.add_argument("--prompt", "--plm_prompt", default="", help='put before each text, for example "passage: "')
+    parser.add_argument(
+        "--prompt", "--plm_prompt", help='put before each text, such as "passage: " (default: its own files)'
+    )
     parser.add_argument(
         "--word_drop", type=float, default=0.0, help="drop each word with this probability (the paper: 0.15)"
     )
@@ -137,6 +152,7 @@ def _encode(args: argparse.Namespace, name: str, settings: dict[str, Any]) -> Pa
         progress=not args.quiet,
         overwrite=args.overwrite,
         fields=Fields.of(settings),
+        ngrams=args.ngrams,
     )
 
 

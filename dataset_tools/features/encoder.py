@@ -100,6 +100,8 @@ class TextEncoder:
         Where the model runs.
     weights_sha256
         Fingerprint of the model's weights, wherever they lie.
+    tokenizer
+        Of transformers.
     """
 
     def __init__(
@@ -130,7 +132,7 @@ class TextEncoder:
         product = torch.bfloat16 if self.precision == "bf16" else torch.float32
         with torch.inference_mode():
             self._fast = FastBert(self._model, product) if FastBert.fits(self._model) else None
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         # RoBERTa and its kin number the positions from padding_idx + 1
         positions = getattr(model.config, "max_position_embeddings", max_length)
         taken = getattr(getattr(model, "embeddings", None), "padding_idx", None)
@@ -155,7 +157,7 @@ class TextEncoder:
         name
             A name on the Hugging Face hub, a local folder, or ``minilm`` for the MiniLM that is bundled as a package.
         pooling
-            ``CLS``: the first token's vector. ``Mean``: the mean over the other tokens of the text.
+            ``CLS``: the first token's vector. ``Mean``: the mean over the other tokens of the text. ``MeanAll``: over all.
         max_length
             Tokens of a text that are read, at most; never more than the model has positions for.
         prompt
@@ -219,7 +221,7 @@ class TextEncoder:
         with quiet():
             for start in range(0, len(texts), step):
                 chunk = [self.prompt + text for text in texts[start : start + step]]
-                encoded = self._tokenizer(
+                encoded = self.tokenizer(
                     chunk, max_length=self._limit, truncation=True, return_attention_mask=False
                 ).input_ids
                 lengths[start + 1 : start + 1 + len(chunk)] = [len(ids) for ids in encoded]
@@ -254,9 +256,10 @@ class TextEncoder:
             if self.pooling == "CLS":
                 pooled = hidden[:, 0].float()
             else:
-                # without the first token, as the authors do
-                inner = attention_mask[:, 1:, None].float()
-                pooled = (hidden[:, 1:].float() * inner).sum(1) / inner.sum(1).clamp(min=1)
+                # Mean: without the first token, as the authors do; MeanAll: as sentence-transformers does
+                first = 1 if self.pooling == "Mean" else 0
+                inner = attention_mask[:, first:, None].float()
+                pooled = (hidden[:, first:].float() * inner).sum(1) / inner.sum(1).clamp(min=1)
             return pooled.cpu().numpy()
 
 

@@ -137,12 +137,15 @@ class ItemTable:
         Whether they were chosen here, as looking like text.
     texts
         Text of each item by raw id, in the order of the file; empty where there is none.
+    types
+        RecBole's type of each column.
     """
 
     source: Path
     columns: tuple[str, ...]
     chosen: bool
     texts: dict[str, str]
+    types: dict[str, str]
 
 
 def read_item_table(path: Path, fields: Fields | None = None) -> ItemTable:
@@ -169,7 +172,7 @@ def read_item_table(path: Path, fields: Fields | None = None) -> ItemTable:
     for item, row in cells.items():
         parts = [row[at].strip() if plain else _clean(row[at], kind, fields.seq_separator) for at, kind in places]
         texts[item] = " ".join(part for part in parts if part)
-    return ItemTable(path, wanted, chosen, texts)
+    return ItemTable(path, wanted, chosen, texts, types)
 
 
 def read_item_ids(path: Path, fields: Fields | None = None) -> list[str]:

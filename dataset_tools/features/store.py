@@ -17,7 +17,9 @@ from dataset_tools import __version__, lsa
 from dataset_tools.arguments import POOLINGS
 from dataset_tools.common import UserError, atomic_path, write_text
 from dataset_tools.features.encoder import TextEncoder
-from dataset_tools.features.items import TEXT, Fields, header_names
+from dataset_tools.features.items import TEXT, Fields, header_names, warn
+from dataset_tools.features.own import read_own
+from dataset_tools.features.pieces import Pieces
 from dataset_tools.features.ranks import Ranks
 from dataset_tools.features.shards import SETTINGS, assemble, encode_shards, open_parts
 from dataset_tools.features.texts import Texts, drop_words, item_file, read_items
@@ -68,7 +70,7 @@ def _differs(path: Path, meta: dict[str, object]) -> str:
     found = read_description(path)
     if isinstance(found, str):
         return found
-    found = {"text_cols": [TEXT], **found}  # files of before it was recorded
+    found = {"text_cols": [TEXT], "ngrams": "auto", **found}  # files of before it was recorded
     others = [key for key, wanted in meta.items() if key != "tool_version" and found.get(key) != wanted]
     if "text_cols" in others and set(others) <= {"text_cols", "texts_sha256"}:
         return COLUMNS
@@ -115,17 +117,18 @@ def encode_dataset(
     folder: str | os.PathLike[str],
     name: str,
     encoder: str = "bert-base-uncased",
-    pooling: str = "CLS",
+    pooling: str | None = None,
     suffix: str | None = None,
     word_drop: float = 0.0,
     seed: int = 2020,
     precision: str = "fp32",
     max_length: int = 512,
-    prompt: str = "",
+    prompt: str | None = None,
     dtype: str = "float32",
     progress: bool = True,
     overwrite: bool = False,
     fields: Fields | None = None,
+    ngrams: str = "auto",
 ) -> Path:
     """Encode the item texts of a dataset to `NAME.SUFFIX`, with its description `NAME.SUFFIX.json` beside it.
 
@@ -139,9 +142,10 @@ def encode_dataset(
     folder, name
         The dataset's folder and the prefix of its files; see `read_texts` for what is read.
     encoder, pooling, max_length, prompt, precision
-        See `TextEncoder.load`.
+        See `TextEncoder.load`. Pooling and prompt of None are what the encoder's own files say (see `own`), else ``CLS``
+        and no prompt; always so for ``minilm``.
     suffix
-        None: ``feat1CLS`` or ``feat1Mean``; ``feat2CLS`` or ``feat2Mean`` with `word_drop`.
+        None: ``feat1CLS`` and so on by the pooling; ``feat2CLS`` with `word_drop`.
     word_drop, seed
         Each word is left out with this probability (see `drop_words`).
     dtype
@@ -153,6 +157,8 @@ def encode_dataset(
     fields
         Names and separators of the item file, and the columns that make the text. Where no columns are named, those
         that the file was made from before are taken again.
+    ngrams
+        Of the encoder ``lsa``, see `dataset_tools.lsa.words_and_pieces`.
 
     Returns
     -------
@@ -166,13 +172,14 @@ def encode_dataset(
         and was made otherwise. The final file is whole or as it was before.
     """
     folder = Path(folder)
-    if pooling not in POOLINGS:
+    if pooling is not None and pooling not in POOLINGS:
         raise UserError(f"unknown pooling {pooling!r}; use one of {', '.join(POOLINGS)}")
     if dtype not in DTYPES:
         raise UserError(f"unknown dtype {dtype!r}; use one of {', '.join(DTYPES)}")
     if not 0 <= word_drop < 1:
         raise UserError(f"word_drop is {word_drop}; it is a probability, at least 0 and below 1")
     fitted = encoder == lsa.NAME or encoder.endswith(".npz")
+    pooling, prompt = ("CLS", "") if fitted else _use(encoder, pooling, prompt)
     path = folder / f"{name}.{suffix or f'feat{2 if word_drop else 1}{lsa.SUFFIX if fitted else pooling}'}"
     beside = path.with_name(path.name + ".json")
     with Ranks() as ranks:
@@ -181,7 +188,7 @@ def encode_dataset(
             print(found.chosen, file=sys.stderr)
         if fitted:
             if ranks.rank == 0:
-                _encode_fitted(path, found, encoder, word_drop, seed, dtype, overwrite)
+                _encode_fitted(path, found, encoder, word_drop, seed, dtype, overwrite, ngrams)
             ranks.meet()
             return path
         local = Path(encoder).is_dir()
@@ -205,6 +212,9 @@ def encode_dataset(
         texts = drop_words(found.texts, word_drop, seed) if word_drop else found.texts
         model = model or TextEncoder.load(encoder, pooling, max_length, prompt, precision)
         tokens = model.tokenize(texts)
+        pieces = Pieces.of(model.tokenizer, tokens.ids)
+        if ranks.rank == 0 and (said := pieces.warning(encoder)):
+            warn(said)
         open_parts(parts, meta, model, tokens, ranks)
         encode_shards(model, tokens, parts, ranks, progress)
         ranks.meet()
@@ -212,10 +222,28 @@ def encode_dataset(
             beside.unlink(missing_ok=True)  # it describes the old file
             assemble(path, tokens, parts, model.width, DTYPES[dtype])
             meta |= {"width": model.width, "weights_sha256": model.weights_sha256}
+            meta |= {"unknown_pieces": round(pieces.unknown, 4), "one_letter_pieces": round(pieces.single, 4)}
             write_text(beside, json.dumps(meta, indent=2) + "\n")
             shutil.rmtree(parts, ignore_errors=True)
         ranks.meet()
     return path
+
+
+def _use(encoder: str, pooling: str | None, prompt: str | None) -> tuple[str, str]:
+    """Pooling and prompt: as given, else as the encoder's own files say, else the paper's."""
+    if encoder == "minilm" or (pooling is not None and prompt is not None):
+        return pooling or "CLS", prompt or ""
+    own = read_own(encoder)
+    taken = []
+    if pooling is None and own.pooling is not None:
+        taken.append(f"pooling {own.pooling}")
+    if prompt is None and own.prompt is not None:
+        taken.append(f"prompt {own.prompt!r}")
+    if taken and not int(os.environ.get("RANK", 0)):
+        print(
+            f"{encoder}: {' and '.join(taken)}, as its own files say (--pooling and --prompt overrule)", file=sys.stderr
+        )
+    return pooling or own.pooling or "CLS", (own.prompt or "") if prompt is None else prompt
 
 
 def write_index(path: Path, ids: Sequence[str]) -> None:
@@ -238,7 +266,7 @@ def _made_from(found: Texts, word_drop: float, seed: int, dtype: str) -> dict[st
 
 
 def _encode_fitted(
-    path: Path, found: Texts, encoder: str, word_drop: float, seed: int, dtype: str, overwrite: bool
+    path: Path, found: Texts, encoder: str, word_drop: float, seed: int, dtype: str, overwrite: bool, ngrams: str
 ) -> None:
     """`encode_dataset` with latent semantics, fitted here (and kept beside the features) or read from a file."""
     kept = path.with_name(path.name + ".npz")
@@ -259,10 +287,12 @@ def _encode_fitted(
         "precision": "fp32",
         **_made_from(found, word_drop, seed, dtype),
     }
+    if here:
+        meta["ngrams"] = ngrams
     if not overwrite and is_current(path, kept, meta):
         return
     if here or model is None:  # what is there was fitted to other texts
-        model = lsa.LatentSemantics.fit(found.texts)
+        model = lsa.LatentSemantics.fit(found.texts, ngrams=ngrams)
     write_index(path.with_name(f"{path.name.rpartition('.')[0]}.item2index"), found.ids)
     vectors = model.encode(drop_words(found.texts, word_drop, seed) if word_drop else found.texts)
     beside = path.with_name(path.name + ".json")

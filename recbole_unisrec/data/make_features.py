@@ -15,7 +15,7 @@ def make_features(
     name: str,
     settings: Mapping[str, Any],
     encoder: str | None,
-    pooling: str,
+    pooling: str | None,
     progress: bool = True,
     otherwise: str | None = None,
 ) -> None:

@@ -84,3 +84,54 @@ def test_feature_files(tmp_path: Path) -> None:
     dropped = encode_dataset(tmp_path / "a", "a", encoder=str(fitted), word_drop=0.6)
     assert dropped.name == "a.feat2LSA"
     assert not np.array_equal(np.fromfile(dropped, np.float32), x.ravel())
+
+
+def _cosine(model: lsa.LatentSemantics, a: str, b: str) -> float:
+    x, y = model.encode([a, b])
+    return float(x @ y / np.linalg.norm(x) / np.linalg.norm(y))
+
+
+@pytest.mark.parametrize(
+    ("colours", "things", "red", "blue", "other"),
+    [
+        (["赤い", "青い", "白い", "緑の"], ["椅子", "本棚", "時計", "ランプ"], "赤い椅子", "青い椅子", "白い時計"),
+        (["红色", "蓝色", "白色"], ["椅子", "书架", "时钟", "地毯"], "红色椅子", "蓝色椅子", "白色时钟"),
+        (["สีแดง", "สีฟ้า", "สีขาว"], ["เก้าอี้", "โต๊ะ", "โคมไฟ"], "เก้าอี้สีแดง", "เก้าอี้สีฟ้า", "โต๊ะสีขาว"),
+    ],
+)
+def test_scripts_without_blanks(colours: list[str], things: list[str], red: str, blue: str, other: str) -> None:
+    thai = "สีแดง" in colours
+    texts = [thing + colour if thai else colour + thing for colour in colours for thing in things]
+    model = lsa.LatentSemantics.fit(texts)
+    assert model.ngrams == "auto"
+    assert _cosine(model, red, blue) > _cosine(model, red, other) + 0.3
+
+
+def test_english_is_as_it_was(tmp_path: Path) -> None:
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(["red", "blue", "oak", "chair", "lamp", "desk", "café"], 4)) for _ in range(60)]
+    model = lsa.LatentSemantics.fit(texts)
+    table = TfidfVectorizer(sublinear_tf=True, min_df=2).fit_transform(texts)
+    svd = TruncatedSVD(min(lsa.WIDTH, min(table.shape) - 1), n_iter=lsa.ITERATIONS, random_state=0).fit(table)
+    np.testing.assert_array_equal(
+        model.encode(texts), (table @ svd.components_.astype(np.float32).T).astype(np.float32)
+    )
+    assert model.ngrams == "none"
+    # pieces stand beside the words, and say what compounds share
+    assert lsa.words_and_pieces("red chair", "auto") == ["red", "chair"]
+    german = [f"{a}{b}" for a in ("holz", "stahl", "garten") for b in ("stuhl", "tisch", "lampe")]
+    pieces = lsa.LatentSemantics.fit(german, ngrams="all")
+    assert _cosine(pieces, "holzstuhl", "gartenstuhl") > _cosine(pieces, "holzstuhl", "gartentisch") + 0.1
+    again = lsa.LatentSemantics.load(_saved(pieces, tmp_path))
+    assert (again.ngrams, again.name) == ("all", pieces.name)
+    np.testing.assert_array_equal(again.encode(german), pieces.encode(german))
+    with pytest.raises(UserError, match="unknown choice of pieces 'some'"):
+        lsa.LatentSemantics.fit(german, ngrams="some")
+
+
+def _saved(model: lsa.LatentSemantics, folder: Path) -> Path:
+    model.save(folder / "x.npz")
+    return folder / "x.npz"
