@@ -67,7 +67,7 @@ def ours(options: argparse.Namespace) -> dict[str, float]:
     sys.path.insert(0, str(ROOT))
     import recbole_unisrec  # noqa: F401
     from recbole_unisrec.memory import keep_freed_memory
-    from recbole_unisrec.pretrain.dataset import make_batch
+    from recbole_unisrec.pretrain.batch import make_batch
     from recbole_unisrec.pretrain.model import UniSRecPretrain
     from recbole_unisrec.pretrain.views import Augmentation, cut_rows, next_items
 

@@ -58,6 +58,8 @@ def test_without_utf8_without_home_in_a_path_with_blanks(tmp_path: Path) -> None
     assert found.returncode == 0, found.stderr[-2000:]
     assert b"Traceback" not in found.stderr
     assert b"Gr\\xf6\\xdfe \\u2713 \\u6771\\u4eac" in found.stdout  # the terminal cannot show the letters
+    if sys.platform != "linux":
+        return  # macOS reads file names as UTF-8 in every locale
     refused = run_script(folder, ASCII, "save", "--model", "saved", "--out", "mödel")
     assert refused.returncode == 1
     assert refused.stderr.strip().splitlines()[-1].startswith(b"error: the argument 'm")

@@ -12,7 +12,7 @@ import torch
 
 from dataset_tools.common import atomic_path
 from recbole_unisrec.model.adaptor import MoEAdaptor
-from recbole_unisrec.pretrain.dataset import DomainInfo
+from recbole_unisrec.pretrain.domains import DomainInfo
 
 SAMPLE = 2048  # items of a domain that are looked at
 COLLAPSED = 1.2  # effective number of experts at or below which a gate with more counts as collapsed

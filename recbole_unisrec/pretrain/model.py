@@ -14,8 +14,9 @@ from recbole_unisrec.data.sequences import PackedBatch
 from recbole_unisrec.distributed import World, gather
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.model.unisrec import UniSRec
+from recbole_unisrec.pretrain.batch import PretrainBatch
 from recbole_unisrec.pretrain.contrast import MASKINGS, contrast
-from recbole_unisrec.pretrain.dataset import MixtureDataset, PretrainBatch
+from recbole_unisrec.pretrain.dataset import MixtureDataset
 
 
 class UniSRecPretrain(UniSRec):

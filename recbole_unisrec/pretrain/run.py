@@ -18,7 +18,8 @@ from recbole.utils import init_seed
 from recbole_unisrec import distributed
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.memory import keep_freed_memory
-from recbole_unisrec.pretrain.dataset import MixtureDataset, PretrainLoader
+from recbole_unisrec.pretrain.dataset import MixtureDataset
+from recbole_unisrec.pretrain.loader import PretrainLoader
 from recbole_unisrec.pretrain.model import UniSRecPretrain
 from recbole_unisrec.pretrain.trainer import UniSRecPretrainTrainer
 from recbole_unisrec.pretrain.views import Augmentation

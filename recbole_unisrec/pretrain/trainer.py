@@ -18,8 +18,8 @@ from recbole_unisrec.distributed import World, barrier, copy_from_first, sum_gra
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.metrics import rank_metrics
 from recbole_unisrec.model.losses import target_ranks
-from recbole_unisrec.pretrain.dataset import PretrainLoader
 from recbole_unisrec.pretrain.gates import GateSpread, gate_spread, plot_gates
+from recbole_unisrec.pretrain.loader import PretrainLoader
 from recbole_unisrec.pretrain.model import UniSRecPretrain
 from recbole_unisrec.pretrain.views import mix_seed
 from recbole_unisrec.record import plain, versions

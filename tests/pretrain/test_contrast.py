@@ -10,8 +10,8 @@ import torch
 
 import recbole_unisrec  # noqa: F401
 from recbole_unisrec.pretrain import contrast as module
+from recbole_unisrec.pretrain.batch import make_batch
 from recbole_unisrec.pretrain.contrast import contrast
-from recbole_unisrec.pretrain.dataset import make_batch
 from recbole_unisrec.pretrain.model import UniSRecPretrain
 from recbole_unisrec.pretrain.views import Rows, word_drop
 

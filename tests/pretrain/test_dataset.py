@@ -12,7 +12,8 @@ from recbole.data import create_dataset
 from recbole_unisrec.data.features import scaling
 from recbole_unisrec.distributed import World
 from recbole_unisrec.errors import UserError
-from recbole_unisrec.pretrain.dataset import MixtureDataset, PretrainLoader
+from recbole_unisrec.pretrain.dataset import MixtureDataset
+from recbole_unisrec.pretrain.loader import PretrainLoader
 from recbole_unisrec.pretrain.run import MODEL
 from recbole_unisrec.pretrain.views import Augmentation
 from recbole_unisrec.settings import build_config

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from recbole_unisrec import checkpoint as store
 from recbole_unisrec.distributed import World
 from recbole_unisrec.errors import UserError
-from recbole_unisrec.pretrain.dataset import PretrainBatch, make_batch
+from recbole_unisrec.pretrain.batch import PretrainBatch, make_batch
 from recbole_unisrec.pretrain.model import UniSRecPretrain
 from recbole_unisrec.pretrain.run import MODEL, PretrainResult, make_loader, pretrain
 from recbole_unisrec.pretrain.trainer import UniSRecPretrainTrainer
