@@ -1,12 +1,16 @@
-"""How the process uses memory: settings that save page faults, and the peak that benchmarks report."""
+"""How the process uses memory: settings that save page faults, too little of it, and the peak that benchmarks report."""
 
 from __future__ import annotations
 
 import ctypes
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+
+from recbole_unisrec.errors import UserError
 
 # parameters of glibc's mallopt(3)
 _M_TRIM_THRESHOLD = -1
@@ -31,6 +35,20 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+@contextmanager
+def shared_memory_told() -> Iterator[None]:
+    """Within it, a loader's processes (``worker``) that find too little shared memory are one sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(sign in str(error).lower() for sign in ("shared memory", "bus error")):
+            raise
+        raise UserError(
+            "the processes that load batches found too little shared memory in /dev/shm; set worker=0, or give the "
+            "container more (docker run --shm-size=1g)"
+        ) from error
 
 
 def peak_memory(gpu: bool = False) -> int:

@@ -23,7 +23,7 @@ from recbole_unisrec.data.dataset import SequenceDataset
 from recbole_unisrec.data.make_features import make_features
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.evaluation import LENGTH, POPULARITY, TestUsers, group_metrics, user_ranks, write_ranks
-from recbole_unisrec.memory import keep_freed_memory
+from recbole_unisrec.memory import keep_freed_memory, shared_memory_told
 from recbole_unisrec.metrics import RANK_METRICS
 from recbole_unisrec.model.attribute_baselines import S3RecTextTrainer
 from recbole_unisrec.model.base import TableRecommender
@@ -237,7 +237,8 @@ def _fit(
         trainer._train_epoch = told
     # RecBole's bars would go into pipes too
     progress = bool(config["show_progress"]) and (counts_ranks or sys.stderr.isatty())
-    trainer.fit(train_data, valid_data, verbose=True, saved=True, show_progress=progress, callback_fn=report)
+    with shared_memory_told():
+        trainer.fit(train_data, valid_data, verbose=True, saved=True, show_progress=progress, callback_fn=report)
     load_weights(trainer)
     test, valid = (
         trainer.evaluate(part, load_best_model=False, show_progress=progress) or {} for part in (test_data, valid_data)

@@ -11,7 +11,9 @@ import torch
 from dataset_tools.common import run_cli
 from dataset_tools.precision import has_fast_bf16
 from recbole_unisrec import quick_start
+from recbole_unisrec.errors import UserError
 from recbole_unisrec.settings import build_config
+from recbole_unisrec.trainer import PackedTrainer
 from tests.conftest import SMALL, write_ring
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -98,3 +100,20 @@ def test_without_onednn(ring: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fp32 = quick_start.train(build_config("UniSRec", "ring", [], {**settings, "precision": "fp32"}))
     assert without.test == pytest.approx(fp32.test, abs=0.05)
     assert without.epochs[-1]["loss"] == pytest.approx(fp32.epochs[-1]["loss"], rel=1e-3)
+
+
+def test_too_little_shared_memory_is_one_sentence(ring: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container with the usual 64 MB in /dev/shm; the error is torch's."""
+    settings = {**SMALL, "train_stage": "inductive_ft", "train_mode": "prefix", "epochs": 1}
+
+    def fit(*_: object, **__: object) -> None:
+        raise RuntimeError(
+            "Caught RuntimeError in DataLoader worker process 0.\nRuntimeError: unable to allocate shared memory(shm) for "
+            "file </torch_7427_3622073859_0>: No space left on device (28)"
+        )
+
+    monkeypatch.setattr(PackedTrainer, "fit", fit)
+    with pytest.raises(
+        UserError, match=r"too little shared memory in /dev/shm; set worker=0, or give the container more"
+    ):
+        quick_start.train(build_config("UniSRec", "ring", [], settings))

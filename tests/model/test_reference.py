@@ -1,5 +1,6 @@
 """The authors' implementation, run on random weights, against ours."""
 
+from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +33,7 @@ def load(reference: Any, stage: str) -> UniSRec:
     dataset = SimpleNamespace(
         num=lambda field: 41, features=SimpleNamespace(weight=torch.from_numpy(reference["plm"]), width=48, encoder="")
     )
-    model = UniSRec({**SETTINGS, "train_stage": stage}, dataset)
+    model = UniSRec(defaultdict(lambda: None, SETTINGS, train_stage=stage), dataset)  # a Config has None too
     prefix = f"{stage}/state/"
     state = {k.removeprefix(prefix): torch.from_numpy(reference[k]) for k in reference.files if k.startswith(prefix)}
     model.load_state_dict(state)  # the authors' names, their plm_embedding.weight included

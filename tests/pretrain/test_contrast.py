@@ -1,5 +1,6 @@
 """The two tasks against the authors' values, and the block-wise contrast against the formula."""
 
+from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,7 +41,8 @@ def end_to_end(seq: np.ndarray, length: np.ndarray) -> Rows:
 @pytest.mark.parametrize(("masking", "kind"), [("exclude", "masked"), ("authors", "upstream")])
 def test_agrees_with_the_authors(reference: Any, view: str, masking: str, kind: str) -> None:
     features = SimpleNamespace(width=48, encoder="")
-    model = UniSRecPretrain({**SETTINGS, "contrastive_masking": masking}, SimpleNamespace(features=features))
+    settings = defaultdict(lambda: None, SETTINGS, contrastive_masking=masking)  # a Config has None too
+    model = UniSRecPretrain(settings, SimpleNamespace(features=features))
     prefix = "pretrain/state/"
     state = {k.removeprefix(prefix): torch.from_numpy(reference[k]) for k in reference.files if k.startswith(prefix)}
     model.load_state_dict(state)
