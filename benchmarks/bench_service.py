@@ -7,7 +7,7 @@ the next POST /recommend when the answer to the last one is there; histories are
 --changes another client replaces a pair of items of equal text all the while; it counts as torn an answer in which
 the two have different scores, or that holds an item twice. The clients share the two cores with the service.
 
-With --writers so many more clients add new items all the while, eight a request, each a text that the language model
+With --writers so many more clients add new items all the while, two a request, each a text that the language model
 encodes; each row is measured without them and then with them. A writer that is told to wait (503) does, and asks again.
 """
 
@@ -17,6 +17,7 @@ import argparse
 import asyncio
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -96,11 +97,11 @@ async def writer(port: int, words: list[str], stop: float, seed: int, counts: li
     number = 0
     while time.perf_counter() < stop:
         items = []
-        for _ in range(8):
+        for _ in range(2):
             number += 1
             text = " ".join(words[i] for i in rng.integers(len(words), size=60))
             items.append({"item_id": f"new-{seed}-{number}-{stop:.0f}", "text": text})
-        left = stop + 60 - time.perf_counter()
+        left = stop + 300 - time.perf_counter()
         status, _ = await asyncio.wait_for(connection.ask("POST", "/items", {"items": items}), left)
         if status == 201:
             counts[0] += len(items)
@@ -159,13 +160,13 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--seconds", type=float, default=10, help="of each row, at most 60 (default: %(default)s)")
     parser.add_argument("--changes", action="store_true", help="change items meanwhile (needs the encoder)")
     parser.add_argument("--writers", type=int, default=0, help="clients that add items meanwhile (needs the encoder)")
-    parser.add_argument("--options", nargs="*", default=[], help="further options of `unisrec serve`, after the others")
+    parser.add_argument("--options", default="", help="further options of `unisrec serve`, in one argument")
     args = parser.parse_args(arguments)
     if not 0 < args.seconds <= 60 or max(args.clients) > 256:
         raise UserError("at most 60 seconds a row and 256 clients")
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from recbole_unisrec.cli import main; sys.exit(main())"
     command = [sys.executable, "-W", "ignore", "-c", code, "serve", "--model", str(args.model), "--port", "0"]
-    command += args.options
+    command += shlex.split(args.options)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
@@ -187,7 +188,7 @@ def main(arguments: list[str]) -> None:
                     print(row + f" (p99 {busy / alone:.1f} times)", flush=True)
         finally:
             process.send_signal(signal.SIGTERM)
-            status = process.wait(60)
+            status = process.wait(120)
     print(f"\nstopped by SIGTERM with status {status}")
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import scipy.sparse
 import torch
 
-from recbole_unisrec.safe_load import safe_torch_load
+from recbole_unisrec.safe_load import safe_torch_load as safe_torch_load
 
 
 class _TorchWithSafeLoad(types.ModuleType):

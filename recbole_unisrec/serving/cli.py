@@ -109,8 +109,17 @@ def _seconds(text: str) -> float:
     return found
 
 
-def _ids(text: str) -> list[str]:
-    return [item for item in text.split(",") if item]
+def _ids(rec: Recommender, given: list[str]) -> list[str]:
+    """Item ids of ``--history``: of one argument parts between commas, or a JSON list; of several each as it is."""
+    from recbole_unisrec.serving.files import ids_of
+
+    if len(given) > 1:
+        return given
+    parts = ids_of(given[0], ",")
+    whole = rec.snapshot.row(given[0]) is not None
+    if whole and len(parts) > 1 and any(rec.snapshot.row(part) is None for part in parts):
+        return given  # an id with a comma in it
+    return parts
 
 
 # --- save
@@ -149,19 +158,26 @@ def recommend_command(arguments: list[str]) -> int:
         "Recommend items after a history, or after each history of a file.",
         "examples:\n"
         "  unisrec recommend --model models/myshop --history B00TNNWMXI,B00IBZE2EQ --k 10\n"
+        "  unisrec recommend --model models/myshop --history 'Mug, blue' --history 'Pot, 2 l'\n"
+        "  unisrec recommend --model models/myshop --history '[\"Mug, blue\"]'\n"
         "  unisrec recommend --model models/myshop --orders orders.csv --out recommendations.parquet\n"
         "  unisrec recommend --model models/myshop --input histories.jsonl --out recommendations.jsonl\n\n"
         "Items that the model does not know are skipped with a warning (--strict: an error). A history of which no\n"
         "item is known is answered by popularity.",
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--history", metavar="IDS", help="item ids from old to new, with commas between")
+    what.add_argument(
+        "--history", action="append", metavar="IDS",
+        help="item ids from old to new, with commas between; given several times, each is one id; or a JSON list",
+    )  # fmt: skip
     what.add_argument("--orders", type=Path, metavar="FILE", help="table with a row for each item that a user took")
     what.add_argument("--input", type=Path, metavar="FILE", help="table with a row for each user: user_id, history")
     parser.add_argument("--out", type=Path, metavar="FILE", help="csv, jsonl or parquet; for --orders and --input")
     parser.add_argument("--k", type=_natural, default=10, help="items for each history (default: %(default)s)")
     parser.add_argument("--include_seen", action="store_true", help="items of the history may be recommended again")
-    parser.add_argument("--candidates", type=Path, metavar="FILE", help="recommend only these: an id on each line")
+    parser.add_argument(
+        "--candidates", type=Path, metavar="FILE", help="recommend only these: an id on each line, or a .json list"
+    )
     parser.add_argument("--strict", action="store_true", help="an unknown item is an error")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table (for --history)")
     parser.add_argument("--user_col", default="user_id", help="column of the user (default: %(default)s)")
@@ -186,7 +202,7 @@ def recommend_command(arguments: list[str]) -> int:
         from recbole_unisrec.serving.files import recommend_file
 
         return recommend_file(rec, args, candidates)
-    answer = rec.recommend(_ids(args.history), args.k, not args.include_seen, candidates, args.strict)
+    answer = rec.recommend(_ids(rec, args.history), args.k, not args.include_seen, candidates, args.strict)
     if args.json:
         print(json.dumps(answer.__dict__, ensure_ascii=False))
         return 0
@@ -203,9 +219,18 @@ def _check_out(out: Path | None) -> None:
 
 def _read_candidates(path: Path) -> list[str]:
     try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}; it must be UTF-8 with an item id on each line") from error
+        text = path.read_text(encoding="utf-8")
+        if path.suffix.lower() == ".json":
+            found = json.loads(text)
+            if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+                raise ValueError("it holds no list of texts")
+            return found
+        # not splitlines, which also ends a line at characters that an id may hold
+        return [line for line in (line.removesuffix("\r") for line in text.split("\n")) if line]
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot read {path}: {error}; it must be UTF-8 with an item id on each line, or a .json list"
+        ) from error
 
 
 def table(answer: Recommendations) -> str:

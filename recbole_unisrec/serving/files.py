@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import sys
 import tempfile
 import time
@@ -20,6 +21,7 @@ from recbole_unisrec.serving.checks import unknown_ids
 from recbole_unisrec.serving.recommender import Recommender
 
 USERS = 4096  # users answered between two writes
+ROWS = 1 << 16  # rows of a parquet file read at a time
 
 
 def recommend_file(rec: Recommender, args: argparse.Namespace, candidates: list[str] | None) -> int:
@@ -59,13 +61,83 @@ def _histories(args: argparse.Namespace) -> Iterator[tuple[list[str], list[list[
     """Users and histories of a file with a row for each user."""
     from dataset_tools.sources import BadLines, Source, read_table
 
+    kind = args.input.name.lower().removesuffix(".gz").rpartition(".")[2]
+    if kind == "parquet":
+        yield from _parquet_histories(args)
+        return
+    if kind in ("jsonl", "json", "ndjson"):
+        yield from _json_histories(args)
+        return
     columns = {args.user_col: pl.String, args.history_col: pl.String}
     source, bad = Source(args.input, False), BadLines()
-    is_text = args.input.name.removesuffix(".gz").endswith(("csv", "tsv", "txt"))
-    between = args.history_separator if is_text else " "  # lists of other files come joined by blanks
     for _, frame in read_table(source, columns, bad, required={args.user_col: "given"}):
-        split = frame.with_columns(pl.col(args.history_col).fill_null("").str.split(between))
-        yield from _slices(split, args.user_col, args.history_col)
+        cells = frame[args.history_col].fill_null("").to_list()
+        split = [ids_of(cell, args.history_separator) for cell in cells]
+        yield from _blocks(frame[args.user_col].to_list(), split)
+
+
+def ids_of(text: str, separator: str) -> list[str]:
+    """Item ids of a text: a JSON list of them, or ids with a separator between."""
+    if text.startswith("["):
+        try:
+            found = json.loads(text)
+        except ValueError:
+            found = None
+        if isinstance(found, list) and all(isinstance(item, str) for item in found):
+            return found
+    return [item for item in text.split(separator) if item]
+
+
+def _parquet_histories(args: argparse.Namespace) -> Iterator[tuple[list[str], list[list[str]]]]:
+    """A parquet file, whose histories are lists (ids may hold blanks), or texts as in csv."""
+    try:
+        table = pl.scan_parquet(args.input)
+        there, rows = table.collect_schema(), table.select(pl.len()).collect().item()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(f"{args.input} is no readable parquet file: {error}") from error
+    for name in (args.user_col, args.history_col):
+        if name not in there:
+            raise UserError(f"{args.input.name} has no column {name}; its columns are {', '.join(there)}")
+    lists = isinstance(there[args.history_col], pl.List)
+    user, history = pl.col(args.user_col).cast(pl.String), pl.col(args.history_col)
+    wanted = table.select(user, history.cast(pl.List(pl.String)) if lists else history.cast(pl.String))
+    for start in range(0, rows, ROWS):
+        frame = wanted.slice(start, ROWS).collect().drop_nulls(args.user_col)
+        cells = frame[args.history_col].to_list()
+        split = [(cell or []) if lists else ids_of(cell or "", args.history_separator) for cell in cells]
+        yield from _blocks(frame[args.user_col].to_list(), split)
+
+
+def _json_histories(args: argparse.Namespace) -> Iterator[tuple[list[str], list[list[str]]]]:
+    """A file with an object on each line, whose histories are lists (ids may hold blanks), or texts as in csv."""
+    from dataset_tools.sources import BadLines, Source
+    from dataset_tools.sources.json_lines import read_json_lines
+
+    source, bad, seen = Source(args.input, False), BadLines(), False
+    for numbers, lines in read_json_lines(source, {args.user_col: Any, args.history_col: Any}, bad):
+        users, histories = [], []
+        for number, line in zip(numbers, lines, strict=True):
+            user, history = line._0, line._1
+            if user is None:
+                raise UserError(f"{args.input.name} line {number} has no {args.user_col}; give its name by --user_col")
+            seen |= history is not None
+            users.append(str(user))
+            if isinstance(history, str):
+                histories.append(ids_of(history, args.history_separator))
+            elif history is None or isinstance(history, list):
+                histories.append([str(item) for item in history or () if item is not None])
+            else:
+                raise UserError(
+                    f"{args.input.name} line {number}: {args.history_col} is {history!r}, and no list of ids"
+                )
+        yield from _blocks(users, histories)
+    if not seen:
+        raise UserError(f"{args.input.name} has no column {args.history_col}; give its name by --history_col")
+
+
+def _blocks(users: list[str], histories: list[list[str]]) -> Iterator[tuple[list[str], list[list[str]]]]:
+    for start in range(0, len(users), USERS):
+        yield users[start : start + USERS], [[i for i in h if i] for h in histories[start : start + USERS]]
 
 
 def _orders(args: argparse.Namespace) -> Iterator[tuple[list[str], list[list[str]]]]:
@@ -86,13 +158,7 @@ def _orders(args: argparse.Namespace) -> Iterator[tuple[list[str], list[list[str
     if not args.no_time:
         rows = rows.sort("_time", maintain_order=True)
     grouped = rows.group_by(args.user_col, maintain_order=True).agg(args.item_col)
-    yield from _slices(grouped, args.user_col, args.item_col)
-
-
-def _slices(frame: pl.DataFrame, user: str, history: str) -> Iterator[tuple[list[str], list[list[str]]]]:
-    for part in frame.iter_slices(USERS):
-        lists = part[history].to_list()
-        yield part[user].to_list(), [[item for item in own if item] for own in lists]
+    yield from _blocks(grouped[args.user_col].to_list(), grouped[args.item_col].to_list())
 
 
 Write = Callable[[list[str], Any, Any, Any], None]

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from fastapi import HTTPException
 
+from dataset_tools.encoder_process import EncoderProcess
 from recbole_unisrec.serving.catalogue import search_items
 from recbole_unisrec.serving.folder import CONFIG, stamp_of
 from recbole_unisrec.serving.locks import writing
@@ -24,7 +25,7 @@ from recbole_unisrec.serving.metrics import Metrics
 from recbole_unisrec.serving.recommender import Recommender, load
 
 WRITES = 64  # changes that wait; beyond them the answer is 503
-NICE = 5  # what the threads in the background leave to the others
+NICE = 2  # what the threads in the background leave to the others
 log = logging.getLogger("recbole_unisrec.serving")
 T = TypeVar("T")
 
@@ -158,12 +159,12 @@ class Served:
         assert self.following is not None
         f = self.following
         found = load(f.path, index=f.index, precision=f.precision, share=f.shared)
-        found.max_items = self.rec.max_items
+        found.max_items, found.texts.loader = self.rec.max_items, self.rec.texts.loader
+        if found.texts.recorded == self.rec.texts.recorded:
+            found.texts.encoder = self.rec.texts.encoder  # it was checked, and is loaded
         return found
 
     def _take(self, new: Recommender) -> None:
-        if new.texts.encoder is None and new.texts.recorded == self.rec.texts.recorded:
-            new.texts.encoder = self.rec.texts.encoder
         warm(new)
         new.raise_version(self.rec.snapshot.version + 1)
         self.rec = new
@@ -227,6 +228,8 @@ class Served:
         """Let the threads go; what waits is left."""
         for pool in (self._answers, self._looks, self._previews, self._writes, self._loads):
             pool.shutdown(wait=False, cancel_futures=True)
+        if isinstance(self.rec.texts.encoder, EncoderProcess):
+            self.rec.texts.encoder.close()
 
 
 def warm(rec: Recommender) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import tempfile
 from dataclasses import dataclass, field
 from typing import Any
 
+from dataset_tools.encoder_process import EncoderProcess
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.serving.batcher import WAITING
 from recbole_unisrec.serving.gate import MAX_HEADERS
@@ -81,6 +83,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def _application(served: Served, options: Options) -> Any:
     served.rec.max_items = options.max_items
+    served.rec.texts.loader = functools.partial(EncoderProcess, threads=options.threads)
     start_access_log(options.access_log)
     sys.setswitchinterval(SWITCH)
     warm(served.rec)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -55,12 +55,15 @@ class Texts:
         How the texts of the catalogue became features, see `serving.folder.Meta.encoder`.
     encoder
         The loaded encoder; None until it is needed.
+    loader
+        What loads a language model; None for `TextEncoder.load`.
     """
 
     def __init__(self, recorded: dict[str, Any], width: int, fitted: LatentSemantics | None) -> None:
         self.recorded, self.width = recorded, width
         self._fitted = fitted
         self.encoder: TextEncoder | LatentSemantics | SideBySide | None = None
+        self.loader: Callable[[str, str, int, str], Any] | None = None
         self._turns = Turns()
 
     @property
@@ -76,7 +79,7 @@ class Texts:
         if isinstance(name, str) and name.endswith(".npz"):
             encoder = LatentSemantics.load(name)
         elif isinstance(name, str):
-            encoder = TextEncoder.load(
+            encoder = (self.loader or TextEncoder.load)(
                 name,
                 pooling or str(self.recorded.get("pooling", "CLS")),
                 int(self.recorded.get("max_length", 512)),

@@ -82,6 +82,67 @@ def test_a_file_of_histories(
     assert sorted(file.name for file in tmp_path.iterdir()) == [source.name, out.name]
 
 
+STRANGE = ["Mug, blue", "Pot 2 l", "ünï/κό\u2028ß", '["a"]', "a\u00a0b\x0bc", "-x"]
+
+
+@pytest.fixture
+def strange(folders: dict[str, Path], tmp_path: Path) -> str:
+    """A model whose items have ids with commas, blanks, and ends of lines that are none."""
+    import numpy as np
+
+    rec = load(folders["inductive"])
+    vectors = np.random.default_rng(0).standard_normal((len(STRANGE), 16)).astype(np.float32)
+    rec.add_items([{"item_id": item, "text": f"strange {i}"} for i, item in enumerate(STRANGE)], vectors)
+    return str(rec.save(tmp_path / "strange"))
+
+
+def test_ids_may_be_any_text(strange: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (due,) = answers(strange, [STRANGE])
+    command = ["recommend", "--model", strange, "--k", "3", "--json"]
+    several = [part for item in STRANGE for part in (f"--history={item}",)]
+    for given in (several, [f"--history={json.dumps(STRANGE)}"]):
+        assert main([*command, *given]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["ids"] == due
+        assert found["unknown"] == []
+    for item in STRANGE[:3]:  # one id that has a comma, or none
+        assert main([*command, "--history", item]) == 0
+        assert json.loads(capsys.readouterr().out)["unknown"] == []
+        assert main(["similar", "--model", strange, "--item", item, "--k", "2"]) == 0
+        capsys.readouterr()
+    assert main([*command, "--history", "item-1,item-2"]) == 0
+    assert json.loads(capsys.readouterr().out)["ids"] == answers(strange, [["item-1", "item-2"]])[0]
+    # files of candidates
+    (tmp_path / "some").write_text("\r\n".join(STRANGE))
+    (tmp_path / "some.json").write_text(json.dumps(STRANGE))
+    for name in ("some", "some.json"):
+        assert main([*command, "--history", "item-1", "--k", "9", "--candidates", str(tmp_path / name)]) == 0
+        assert sorted(json.loads(capsys.readouterr().out)["ids"]) == sorted(STRANGE)
+    (tmp_path / "some.json").write_text('{"a": 1}')
+    assert main([*command, "--history", "item-1", "--candidates", str(tmp_path / "some.json")]) == 1
+    assert "no list of texts" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_histories_of_any_ids(strange: str, tmp_path: Path, kind: str) -> None:
+    histories = [STRANGE, STRANGE[:2], ["item-1", "item-2"], []]
+    frame = pl.DataFrame({"user_id": ["a, b", "ü", "c", "d"], "history": histories})
+    source, out = tmp_path / f"in.{kind}", tmp_path / "out.parquet"
+    if kind == "csv":
+        cells = [json.dumps(history) for history in histories]
+        frame.with_columns(history=pl.Series(cells)).write_csv(source)
+    elif kind == "jsonl":
+        frame.write_ndjson(source)
+    else:
+        frame.write_parquet(source)
+    assert (
+        main(["recommend", "--model", strange, "--input", str(source), "--out", str(out), "--k", "3", "--strict"]) == 0
+    )
+    found = pl.read_parquet(out).group_by("user_id", maintain_order=True).agg("item_id")
+    assert found["user_id"].to_list() == ["a, b", "ü", "c", "d"]
+    assert found["item_id"].to_list() == answers(strange, histories)
+
+
 def test_orders_are_put_in_the_order_of_time(model: str, tmp_path: Path) -> None:
     (tmp_path / "orders.csv").write_text(
         "user_id,item_id,timestamp\n"
