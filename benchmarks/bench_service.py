@@ -176,7 +176,8 @@ def main(arguments: list[str]) -> None:
                 raise UserError("the service did not start; see its message above")
             port = int(line.partition("http://127.0.0.1:")[2].partition("/")[0])
             print(line.strip() + "\n")
-            asyncio.run(phase(port, 2, 1.0, args.changes))  # the first requests pay for kernels and the encoder
+            # the first requests pay for kernels and the encoder
+            asyncio.run(phase(port, 2, 1.0, args.changes, writers=min(1, args.writers)))
             more = " writers | items added | told to wait |" if args.writers else ""
             print("| clients | requests/s | p50 ms | p99 ms | errors | changes | torn answers |" + more)
             print("|---:|---:|---:|---:|---:|---:|---:|" + "---:|---:|---:|" * bool(more))
