@@ -13,22 +13,20 @@ from typing import TYPE_CHECKING, Any
 from dataset_tools.arguments import add_table_arguments
 from dataset_tools.common import UserError, run_cli
 from dataset_tools.kinds import Kind
+from dataset_tools.shops import layouts
 
 if TYPE_CHECKING:
     from dataset_tools.pipeline import Dataset
     from dataset_tools.shops.choose import Wishes
-    from dataset_tools.shops.layouts import Layout
     from dataset_tools.shops.orders import Reading
     from dataset_tools.sources import BadLines, Source
-
-PRESETS = ("shopify", "woocommerce", "magento", "prestashop", "bigcommerce")
 
 
 def build(
     interactions: Source,
     items: Source | None,
     *,
-    layout: Layout,
+    layout: layouts.Layout,
     wishes: Wishes,
     reading: Reading,
     id_match: str = "exact",
@@ -164,7 +162,7 @@ def add_shop_options(source: argparse._ActionsContainer) -> None:
     """Add the flags that say which column is what, and what is left out."""
     source.add_argument(
         "--preset",
-        choices=(*PRESETS, "none"),
+        choices=(*layouts.PRESETS, "none"),
         help="export of a shop system (default: told by its columns; none: no system)",
     )
     source.add_argument("--user_col", help="column of the user (default: guessed, and said)")
@@ -205,7 +203,6 @@ def add_shop_options(source: argparse._ActionsContainer) -> None:
 
 def shop_options(args: argparse.Namespace, orders: Source) -> dict[str, Any]:
     """``layout``, ``wishes``, ``reading`` and ``id_match`` of `build`, from the flags."""
-    from dataset_tools.shops import layouts
     from dataset_tools.shops.choose import NONE, Wishes
     from dataset_tools.shops.orders import Reading
     from dataset_tools.sources import peek

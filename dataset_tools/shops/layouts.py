@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dataset_tools.sources import find_column
-
 Names = tuple[str, ...]
 
 
@@ -208,6 +206,8 @@ PRESETS: dict[str, Layout] = {
 
 def recognise(columns: Sequence[str]) -> str | None:
     """The shop system whose order export has these columns, or None."""
+    from dataset_tools.sources import find_column  # late: the table alone is wanted for --help
+
     for name, layout in PRESETS.items():
         if any(all(find_column(column, columns) for column in sign) for sign in layout.signs):
             return name

@@ -18,6 +18,12 @@ _CLOCK = (
     r"^(\d{1,2})[:.](\d\d)(?::(\d\d(?:[.,]\d+)?))?\s*(?:([AaPp])\.?[Mm]\.?)?"
     r"\s*(?:UTC|GMT|Z)?\s*(?:([+-])(\d\d):?(\d\d)?)?\s*(?:UTC)?\s*(?:\([^)]*\))?$"
 )
+# abbreviations that exports of shops carry, in hours east of Greenwich; where one is ambiguous the American use counts
+_ZONES = {
+    "EST": -5, "EDT": -4, "CST": -6, "CDT": -5, "MST": -7, "MDT": -6, "PST": -8, "PDT": -7, "AKST": -9, "HST": -10,
+    "WET": 0, "WEST": 1, "BST": 1, "CET": 1, "CEST": 2, "MEZ": 1, "MESZ": 2, "EET": 2, "EEST": 3, "MSK": 3, "JST": 9,
+    "AEST": 10, "AEDT": 11, "NZST": 12, "NZDT": 13,
+}  # fmt: skip
 _DAY_NAME = r"(?i)^(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,? +"
 _DAY_MONTH = r"^(\d{1,2})(?:st|nd|rd|th)?[. -]+([A-Za-z]{3,9})[.,]?[ -]+(\d{4})(.*)$"
 _MONTH_DAY = r"^([A-Za-z]{3,9})\.? +(\d{1,2})(?:st|nd|rd|th)?,? +(\d{4})(.*)$"
@@ -94,6 +100,14 @@ def _numbers_for_names(text: pl.Series) -> pl.Series:
     return text
 
 
+def _offsets_for_names(clock: pl.Expr) -> pl.Expr:
+    """``12:00 CEST`` as ``12:00 +02:00``; other times of day as they are."""
+    name = clock.str.extract(r" ([A-Z]{3,4})$", 1)
+    signs = {zone: f"{'-' if hours < 0 else '+'}{abs(hours):02d}:00" for zone, hours in _ZONES.items()}
+    offset = name.replace_strict(signs, default=None, return_dtype=pl.String)
+    return pl.coalesce(clock.str.replace(r" [A-Z]{3,4}$", " ") + offset, clock)
+
+
 def _written(values: pl.Series, day_first: bool) -> pl.Series:
     """Seconds since 1970 of dates with or without a time of day, float64; null where a text is none."""
     parts = _numbers_for_names(values).str.extract_groups(_DATE).struct.unnest()
@@ -115,7 +129,7 @@ def _written(values: pl.Series, day_first: bool) -> pl.Series:
     frame = parts.select(
         date.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us")).dt.timestamp("us").alias("date"),
         clock.alias("clock"),
-        clock.str.strip_chars().str.extract_groups(_CLOCK).alias("parts"),
+        _offsets_for_names(clock.str.strip_chars()).str.extract_groups(_CLOCK).alias("parts"),
     )
     frame = frame.unnest("parts").with_columns(pl.col("3").str.replace(",", "."))
     frame = frame.cast(dict.fromkeys(("1", "2", "3", "6", "7"), pl.Float64))
