@@ -79,6 +79,8 @@ class Rounds:
         """Take a line of `quick_start.train`."""
         found = _EPOCH.search(line)
         if not found:
+            if line.startswith("resumed"):
+                self.progress.say("      going on where learning was cut off")
             return
         number, better = int(found[1]), bool(found[3])
         self._seconds.append(float(found[4]))

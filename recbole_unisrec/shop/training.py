@@ -103,7 +103,7 @@ def train(
     config = build_config("UniSRec", NAME, [], settings, tell=lambda line: None)
     with _inside(folder), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
-        result = quick_start.train(config, verbose=verbose, tell=tell)
+        result = quick_start.train(config, verbose=verbose, tell=tell, resume=start is None)
     return Trained(result.checkpoint, len(result.epochs), result.seconds, result.valid[metric.lower()])
 
 

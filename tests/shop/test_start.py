@@ -10,6 +10,7 @@ import pytest
 from dataset_tools.common import run_cli
 from recbole_unisrec.serving import load
 from recbole_unisrec.shop import start, training, update
+from recbole_unisrec.shop.progress import Rounds
 from recbole_unisrec.shop.tables import Tables
 
 WORDS = "red blue green oak pine steel glass wool silk desk lamp chair shelf clock vase stool bench rug".split()  # noqa: SIM905
@@ -144,6 +145,27 @@ def test_an_interrupted_run_goes_on_where_it_was(shop, capsys, monkeypatch):
     assert status == 0
     assert "[1/6] reading your files: done before, kept" in err
     assert state(shop)["steps"]["train"] == done["train"]
+
+
+def test_learning_that_was_cut_off_goes_on(shop, capsys, monkeypatch):
+    heard, hear = [], Rounds.__call__
+
+    def cut_off(self, line):
+        hear(self, line)
+        heard.append(line)
+        if line.startswith("epoch   2"):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Rounds, "__call__", cut_off)
+        assert run(capsys, start.start_command, *FILES, *QUICK[:-2], 5, QUICK[-1])[0] == 130
+    assert set(state(shop)["steps"]) == {"read", "encode"}
+    status, _, err = run(capsys, start.start_command, *FILES, *QUICK[:-2], 5, QUICK[-1])
+    assert status == 0
+    assert "going on where learning was cut off" in err
+    assert "round 1:" not in err
+    assert "round 5:" in err
+    assert state(shop)["steps"]["train"]["rounds"] == 5
 
 
 def test_a_killed_update_is_done_by_the_next(shop, capsys, monkeypatch):
