@@ -250,6 +250,8 @@ def _fit(
         write_ranks(rank_file, tokens, ranks)
         groups = groups_of(users_of(config, dataset), tokens, ranks, config)
     best = max(epochs, key=lambda e: (e["valid_score"], e["epoch"]), default={"epoch": -1})
+    if epochs and trainer.best_valid_score > best["valid_score"]:  # as it was before training, see `PackedTrainer.fit`
+        best = {"epoch": -1}
     result = Result(
         model=config["model"],
         dataset=config["dataset"],

@@ -90,6 +90,9 @@ MODELS = {
     "SASRecPacked": _packed("recbole_unisrec.model.sasrec:SASRecPacked", SEQUENCES, "SASRecPacked.yaml"),
     "SASRecText": _packed("recbole_unisrec.model.text_baselines:SASRecText", TEXT, "SASRecText.yaml"),
     "ZESRec": _packed("recbole_unisrec.model.text_baselines:ZESRec", TEXT, "SASRecText.yaml", "ZESRec.yaml"),
+    "SASRecPath": _packed(
+        "recbole_unisrec.model.text_baselines:SASRecPath", TEXT, "SASRecPacked.yaml", "SASRecPath.yaml"
+    ),
     "TextKNN": Entry(
         "recbole_unisrec.model.text_knn:TextKNN",
         TEXT,

@@ -38,6 +38,7 @@ PRETRAIN = ("UniSRecPretrain",)
 BOTH = (*UNISREC, *PRETRAIN)
 TEXTS = tuple(name for name, entry in MODELS.items() if entry.reads_text)
 KNN = ("TextKNN",)
+PATH = tuple(name for name in TEXTS if name in PACKED)
 S3REC = ("S3RecText",)
 
 
@@ -122,6 +123,8 @@ TABLE: dict[str, list[Setting]] = {
         Setting("mask_unseen_ids", FLAG, "transductive: items without training interactions are their text alone", BOTH),
         Setting("feature_scaling", Choice(("none", "standardize", "whiten")), "of the text features before the adaptor; the paper has none", (*BOTH, *KNN)),
         Setting("feature_precision", Choice(("fp32", "bf16", "fp16")), "of the text features in memory", BOTH),
+        Setting("text_path", FLAG, "the text's own path to the scores, beside the encoder (docs/leaderboard.md)", (*PATH, *PRETRAIN)),
+        Setting("text_path_alone", DROPOUT, "share of the predictions of training that are made without the path", (*PATH, *PRETRAIN)),
         Setting("offset_penalty", Number(0), "weight of the mean squared length of the item offsets", ("ZESRec",)),
         Setting("decay", Number(0, 1, above=True), "each item of the history counts so much of the next", KNN),
         Setting("popularity_weight", Number(0), "of log(1 + how often an item occurs in training)", KNN),

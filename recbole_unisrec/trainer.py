@@ -79,6 +79,26 @@ class PackedTrainer(Trainer):
             return contextlib.nullcontext()
         return torch.autocast(device_type=self.device.type, dtype=self.autocast_dtype)
 
+    def fit(
+        self,
+        train_data: Any,
+        valid_data: Any = None,
+        verbose: bool = True,
+        saved: bool = True,
+        show_progress: bool = False,
+        callback_fn: Any = None,
+    ) -> Any:
+        """As RecBole's; a model with a `text_path` is looked at before it is trained, for it may be best so.
+
+        Its texts rank items by themselves, and with few users training can lose more than it gains.
+        """
+        first = self.start_epoch == 0 < self.epochs
+        if first and self.model.text_path is not None and valid_data is not None and self.eval_step > 0:
+            self.best_valid_score, self.best_valid_result = self._valid_epoch(valid_data, show_progress=show_progress)
+            if saved:
+                self._save_checkpoint(-1, verbose=verbose)
+        return super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+
     def _train_epoch(
         self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
     ) -> float:
@@ -231,7 +251,7 @@ class PackedTrainer(Trainer):
         ranks = torch.empty(len(pairs), dtype=torch.int64)
         with self.autocast():
             table = self.model.eval_table()
-        candidates = self.model.scaled(table.float())
+        candidates = self.model.candidate_vectors(table.float())
         blocks = (pairs.target - pairs.start).argsort(stable=True).split(EVAL_ROWS)  # few lengths in each block
         for index in tqdm(blocks, desc="evaluate", unit="block", leave=False, disable=None if show_progress else True):
             batch, order = pack_last(pairs, index, lengths)

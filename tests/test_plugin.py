@@ -30,6 +30,9 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("SASRecPacked", {"history_bias": True}),
     ("SASRecText", {}),
     ("ZESRec", {}),
+    ("UniSRec", {"train_stage": "inductive_ft", "text_path": True}),
+    ("ZESRec", {"text_path": True, "history_bias": True}),
+    ("SASRecPath", {"mask_history": True}),
 ]
 
 
@@ -46,6 +49,9 @@ def prepared(model: str, own: dict[str, Any], settings: dict[str, Any]) -> tuple
     network = get_model(model)(config, parts[0]._dataset)
     if network.history_bias is not None:
         torch.nn.init.normal_(network.history_bias, std=0.02)  # a step from 0, so that it counts
+    if network.text_path is not None:  # and from the start of the path, in which ages and weights are much the same
+        for weight in network.text_path.parameters():
+            torch.nn.init.normal_(weight, std=0.02)
     return config, dataset, parts, get_trainer(config["MODEL_TYPE"], model)(config, network)
 
 

@@ -136,6 +136,23 @@ _ROWS = [
         for name, model in (("SASRec-text", "SASRecText"), ("ZESRec", "ZESRec"))
     ),
     Row(
+        "SASRec-text-path",
+        "SASRecPath",
+        {"recipe": "ours"},
+        about="SASRec-ours with the text's own path beside its IDs: how much of the gain is the path's",
+        of="SASRec-ours",
+    ),
+    *(
+        Row(
+            f"{name}-ours-no-text-path",
+            model,
+            {"recipe": "ours", "text_path": False},
+            about="ablation: the recipe without the text's own path",
+            of=f"{name}-ours",
+        )
+        for name, model in (("SASRec-text", "SASRecText"), ("ZESRec", "ZESRec"))
+    ),
+    Row(
         "RecTools-UniSRec",
         "SASRecText",
         {"hidden_size": 256, "n_heads": 1, "train_batch_size": 128},
@@ -200,6 +217,20 @@ _ROWS = [
             freeze="encoder",
         )
         for stage in STAGES
+    ),
+    *_ablations(
+        "ours-no-text-path",
+        "the recipe without the text's own path",
+        "UniSRec-{}-ours",
+        recipe="ours",
+        text_path=False,
+    ),
+    *_ablations(
+        "ours-path-always",
+        "the recipe, with the path in all predictions of training",
+        "UniSRec-{}-ours",
+        recipe="ours",
+        text_path_alone=0.0,
     ),
     *_ablations(
         "S-I-only", "pre-trained without the sequence-sequence task", "UniSRec-{}-pretrained", "S-I", freeze="encoder"

@@ -20,6 +20,8 @@ from recbole_unisrec.model.dropout import Dropout
 from recbole_unisrec.model.encoder import Buckets, CausalTransformer
 from recbole_unisrec.model.losses import MAX_BOUNDED_SCALE, softmax_cross_entropy
 from recbole_unisrec.model.sampled_losses import gbce_beta, sampled_loss
+from recbole_unisrec.model.text_path import HISTORY, TextPath
+from recbole_unisrec.model.text_vectors import unit_features
 from recbole_unisrec.optim import learns_by_rows
 
 # of `TableRecommender.history_bias`, in logits: how far it may go, and how far a weight of one is (Adam moves a weight by
@@ -91,7 +93,19 @@ class TableRecommender(SequentialRecommender):
         # what is added to the score of an item of the history, by how many items ago it was; learned, starts at 0
         self.history_bias = nn.Parameter(torch.zeros(self.max_seq_length)) if config["history_bias"] else None
         self.mask_history = bool(config["mask_history"])  # outside training
+        self.text_path: TextPath | None = None
         self._cached: tuple[tuple[int, ...], Tensor] | None = None
+
+    def add_text_path(self, config: Any, dataset: Any) -> None:
+        """Give the texts their own way to the scores, if ``text_path`` says so; at the end of a subclass's constructor."""
+        if not config["text_path"]:
+            return
+        unit = unit_features(dataset.features.weight, "whiten", dataset.known_features)
+        self.text_path = TextPath(
+            unit, dataset.item_popularity(), self.max_seq_length, self.temperature, float(config["text_path_alone"])
+        )
+        if self.history_bias is not None:
+            nn.init.constant_(self.history_bias, HISTORY / HISTORY_GAIN)
 
     def init_weights(self, module: nn.Module) -> None:
         """Initialise as RecBole's SASRec does; apply it at the end of a subclass's constructor."""
@@ -147,11 +161,34 @@ class TableRecommender(SequentialRecommender):
         return output[order.argsort()]
 
     def packed_outputs(self, batch: PackedBatch, table: Tensor) -> Tensor:
-        """Outputs [P, d] that predict `batch.target`, from a table [n_items, d]; normalised if `cosine`."""
+        """Outputs [P, d] that predict `batch.target`, from a table [n_items, d]; normalised if `cosine`.
+
+        With a `text_path` they are wider, as `candidate_vectors` are.
+        """
         inputs = F.embedding(batch.item, table)
         if len(batch.output) == sum(n for n, _ in batch.buckets):  # one of each sequence
-            return self.scaled(self.encode(inputs, batch.position, batch.buckets, batch.output))
-        return self.scaled(self.encode(inputs, batch.position, batch.buckets)[batch.output])
+            output = self.scaled(self.encode(inputs, batch.position, batch.buckets, batch.output))
+        else:
+            output = self.scaled(self.encode(inputs, batch.position, batch.buckets)[batch.output])
+        if self.text_path is None:
+            return output
+        with torch.autocast(output.device.type, enabled=False):  # a product so small gains nothing by it
+            mean = self.text_path.packed(batch.item, batch.buckets, batch.output, batch.rows)
+            return self.text_path.histories(output, mean)
+
+    def candidate_vectors(self, table: Tensor, rows: Tensor | None = None) -> Tensor:
+        """What outputs are compared with: vectors of all items, or of int64 `rows`, from their `item_table` [n, d]."""
+        vectors = self.scaled(table)
+        return vectors if self.text_path is None else self.text_path.items(vectors, rows)
+
+    def _compared(self, output: Tensor, interaction: Interaction) -> Tensor:
+        """Outputs [B, d] at the last items of RecBole's rows as `packed_outputs` gives them."""
+        output = self.scaled(output)
+        if self.text_path is None:
+            return output
+        with torch.autocast(output.device.type, enabled=False):
+            mean = self.text_path.padded(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+            return self.text_path.histories(output, mean)
 
     def histories(self, batch: PackedBatch | Interaction) -> Seen | None:
         """What the histories of a batch hold, if the model wants to know (``history_bias``, ``mask_history``)."""
@@ -189,18 +226,20 @@ class TableRecommender(SequentialRecommender):
         if isinstance(interaction, PackedBatch):
             output, target = self.packed_outputs(interaction, table), interaction.target
         else:
-            output = self.scaled(self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]))
+            output = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+            output = self._compared(output, interaction)
             target = interaction[self.POS_ITEM_ID]
         seen = self.histories(interaction)
         autocast = torch.is_autocast_enabled(output.device.type)
         dtype = torch.get_autocast_dtype(output.device.type) if autocast else output.dtype
         scale = 1 / self.temperature
-        bounded = self.cosine and scale <= MAX_BOUNDED_SCALE
+        bounded = self.cosine and scale <= MAX_BOUNDED_SCALE and self.text_path is None
         bias = self.seen_bias(seen) if seen else None
+        table = self.candidate_vectors(table)
         if self.candidates is not None:  # histories of training hold no others either
             table, target = table[self.candidates], torch.searchsorted(self.candidates, target)
             seen = replace(seen, item=torch.searchsorted(self.candidates, seen.item)) if seen else None
-        return softmax_cross_entropy(output, self.scaled(table), target, scale, dtype, bounded, seen, bias)
+        return softmax_cross_entropy(output, table, target, scale, dtype, bounded, seen, bias)
 
     def sampled_loss(self, batch: PackedBatch, drawn: Drawn) -> Tensor:
         """Loss of a batch against the negatives drawn for it, from the vectors of its own items alone, scalar."""
@@ -212,7 +251,7 @@ class TableRecommender(SequentialRecommender):
         dtype = torch.get_autocast_dtype(output.device.type) if autocast else output.dtype
         bias = self.seen_bias(seen) if seen else None
         return sampled_loss(
-            output, self.scaled(table), batch.target, drawn.item, drawn.log_weight, 1 / self.temperature, self.beta,
+            output, self.candidate_vectors(table, batch.rows), batch.target, drawn.item, drawn.log_weight, 1 / self.temperature, self.beta,
             dtype, seen, bias,
         )  # fmt: skip
 
@@ -249,12 +288,12 @@ class TableRecommender(SequentialRecommender):
         last = self._last_outputs(
             interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], lambda items: F.embedding(items, table)
         )
-        return self.scaled(last)
+        return self._compared(last, interaction)
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Scores [B, n_items] of all items (cosine where the model uses it, without the temperature)."""
         table = self.item_table() if self.training or torch.is_grad_enabled() else self.eval_table()
-        scores = self._outputs(interaction, table) @ self.scaled(table).T
+        scores = self._outputs(interaction, table) @ self.candidate_vectors(table).T
         if seen := self.histories(interaction):
             scores = scores.index_put((seen.row, seen.item), self.seen_bias(seen).to(scores.dtype), accumulate=True)
         return scores
@@ -262,7 +301,7 @@ class TableRecommender(SequentialRecommender):
     def predict(self, interaction: Interaction) -> Tensor:
         """Scores [B] of the items ``interaction[item_id]``."""
         table = self.item_table() if self.training or torch.is_grad_enabled() else self.eval_table()
-        candidates = self.scaled(table[interaction[self.ITEM_ID]])
+        candidates = self.candidate_vectors(table)[interaction[self.ITEM_ID]]
         scores = (self._outputs(interaction, table) * candidates).sum(dim=-1)
         if seen := self.histories(interaction):
             mine = seen.item == interaction[self.ITEM_ID][seen.row]

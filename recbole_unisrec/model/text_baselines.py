@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from recbole_unisrec.data.sequences import PackedBatch
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.model.base import TableRecommender
+from recbole_unisrec.model.sasrec import SASRecPacked
 
 
 class SASRecText(TableRecommender):
@@ -20,6 +21,7 @@ class SASRecText(TableRecommender):
         self.features: Tensor
         self.text_map = nn.Linear(self.features.shape[1], self.hidden_size)
         self.apply(self.init_weights)
+        self.add_text_path(config, dataset)
 
     def item_table(self, items: Tensor | None = None) -> Tensor:
         """Mapped texts [n_items, d] or [..., d]."""
@@ -49,3 +51,12 @@ class ZESRec(SASRecText):
         """Cross-entropy and ``offset_penalty`` times the mean squared length of the offsets, scalar."""
         penalty = self.offset.weight.square().sum(dim=1).mean()
         return super().calculate_loss(interaction) + self.offset_penalty * penalty
+
+
+class SASRecPath(SASRecPacked):
+    """SASRec, which knows items by their IDs alone, with the text's own path beside it (`model.text_path`)."""
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.text_encoder: str = dataset.features.encoder
+        self.add_text_path(config, dataset)

@@ -44,6 +44,7 @@ class TextKNN(TableRecommender):
         self.history_bias: nn.Parameter | None = None
         self.mask_history = True
         self.candidates: Tensor | None = None
+        self.text_path = None
         self._cached: tuple[tuple[int, ...], Tensor] | None = None
         unit = unit_features(dataset.features.weight, config["feature_scaling"] or "none", dataset.known_features)
         popularity = torch.log1p(dataset.item_popularity().to(unit.dtype))

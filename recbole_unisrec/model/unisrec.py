@@ -22,8 +22,8 @@ class UniSRec(TableRecommender):
     ----------
     config
         Reads ``train_stage`` (inductive_ft or transductive_ft here), ``n_exps``, ``adaptor_dropout_prob``,
-        ``gate_noise``, ``whitening``, ``temperature``, ``history_bias``, ``mask_unseen_ids`` and the settings of the
-        encoder.
+        ``gate_noise``, ``whitening``, ``temperature``, ``history_bias``, ``mask_unseen_ids``, ``text_path`` and the
+        settings of the encoder.
     dataset
         A dataset with ``features`` (see `data.features.FeatureTable`), and ``known_features`` for a
         ``feature_scaling``.
@@ -62,6 +62,7 @@ class UniSRec(TableRecommender):
             noise=config["gate_noise"] is not False,
             whitening=config["whitening"] is not False,
         )
+        self.add_text_path(config, dataset)
         self.register_load_state_dict_pre_hook(_drop_features)
 
     def item_table(self, items: Tensor | None = None) -> Tensor:

@@ -33,7 +33,9 @@ class UniSRecPretrain(UniSRec):
     def __init__(self, config: Any, dataset: MixtureDataset) -> None:
         empty = FeatureTable(torch.zeros(1, dataset.features.width), dataset.features.encoder)
         table_as_it_is = {"feature_scaling": "none", "feature_precision": "fp32"}  # the dataset has scaled it
-        settings = _Override(config, **table_as_it_is, train_stage="pretrain", history_bias=None, loss=None)
+        settings = _Override(
+            config, **table_as_it_is, train_stage="pretrain", history_bias=None, loss=None, text_path=False
+        )
         super().__init__(settings, SimpleNamespace(num=lambda field: 1, features=empty))
         self.weight_seq = float(config["lambda"])
         self.masking = config["contrastive_masking"] or MASKINGS[0]

@@ -49,6 +49,8 @@ class Explanation:
         (gate, weight) of each expert; empty for a model that keeps no text features.
     id_weight
         What the ID embedding of the item adds to the score; 0 in the inductive form.
+    text_weight
+        What the text's own path and the popularity of the item add to it; 0 for a model without ``text_path``.
     """
 
     item: str
@@ -57,6 +59,7 @@ class Explanation:
     history: list[tuple[str, str, float]]
     experts: list[tuple[float, float]]
     id_weight: float
+    text_weight: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,14 @@ def read_checkpoint(path: Path, data_path: str | Path | None = None) -> Parts:
         weights.update(feature_mean=mean, feature_matrix=matrix)
     if settings.history:
         weights["history_bias"] = model.distance_bias().detach()
+    popularity = train.item_popularity()
+    if settings.path:
+        mean, matrix = scaling(train.known_features, "whiten")
+        weights.update(path_mean=mean, path_matrix=matrix)
+        weights.update(path_weights=torch.stack(model.text_path.weights()), path_age=model.text_path.age_weights())
     network.load_state_dict(weights)
+    if settings.path:
+        table = network.widened(table, dataset.features.weight, popularity)
 
     folder = Path(final["data_path"])
     files = feature_paths(folder, dataset_name, config["plm_suffix"]) if features is not None else []
@@ -120,7 +127,7 @@ def read_checkpoint(path: Path, data_path: str | Path | None = None) -> Parts:
         meta=Meta(name, forms.get(str(config["train_stage"]), "ids"), dataset_name, encoder, versions()),
         settings=settings,
         network=network,
-        items=item_frame(ids, texts, popularity=dataset.item_popularity()[1:].numpy()),
+        items=item_frame(ids, texts, popularity=popularity[1:].numpy()),
         table=table[1:].detach().numpy(),
         features=None if features is None else features.weight[1:].numpy(),
         # after a fit on everything the histories of training are all there are
@@ -144,7 +151,8 @@ def _settings(config: Any, model: Any) -> NetworkSettings:
         plm_size=0 if adaptor is None else model.features.shape[1],
         cosine=model.cosine,
         scaled=adaptor is not None and (config["feature_scaling"] or "none") != "none",
-        history=model.history_bias is not None,
+        history=model.history_bias is not None or model.mask_history,
+        path=0 if model.text_path is None else model.text_path.columns.shape[1] - 1,
     )
 
 

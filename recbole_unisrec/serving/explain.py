@@ -23,6 +23,11 @@ def nearest(ranker: Ranker, snapshot: Snapshot, vector: Tensor, k: int, hidden: 
     )
 
 
+def without_path(ranker: Ranker, vector: Tensor) -> Tensor:
+    """A candidate [d] as [1, d] that asks for the likeness of vectors alone, without the columns of a text path."""
+    return torch.where(torch.arange(len(vector)) < ranker.network.hidden_size, vector, 0.0).unsqueeze(0)
+
+
 def explain(ranker: Ranker, snapshot: Snapshot, history: Sequence[str], row: int, has_ids: bool) -> Explanation:
     """The work of `Recommender.explain`, which says what the weights are.
 
@@ -49,19 +54,22 @@ def explain(ranker: Ranker, snapshot: Snapshot, history: Sequence[str], row: int
     scores = (queries @ target).tolist()
     without = scores[1:] or [0.0]
     weights = [0.0] * (len(rows) - len(read)) + [scores[0] - s for s in without]
+    d = network.hidden_size
+    text_weight = float(queries[0][d:] @ target[d:])
     features = snapshot.features_of([row])
     experts: list[tuple[float, float]] = []
     id_weight = 0.0
     if features is not None and network.moe_adaptor is not None:
         with torch.inference_mode():
             parts = network.experts(features)[0]  # (G, d)
-            shares = parts @ queries[0] / snapshot.norms[row]
+            shares = parts @ queries[0][:d] / snapshot.norms[row]
             gates = network.moe_adaptor.gates(network.adaptor_input(features))[0]
         experts = list(zip(gates.tolist(), shares.tolist(), strict=True))
-        id_weight = scores[0] - float(shares.sum()) if has_ids else 0.0
+        id_weight = scores[0] - text_weight - float(shares.sum()) if has_ids else 0.0
     ids, titles = snapshot.ids(rows), snapshot.titles(rows)
     item, title = snapshot.ids([row])[0], snapshot.titles([row])[0]
-    return Explanation(item, title, scores[0], list(zip(ids, titles, weights, strict=True)), experts, id_weight)
+    parts_of = list(zip(ids, titles, weights, strict=True))
+    return Explanation(item, title, scores[0], parts_of, experts, id_weight, text_weight)
 
 
 def place(
@@ -88,5 +96,5 @@ def place(
         rank = better + 1
     queries, thresholds = tenth
     reach = float((queries @ vector > thresholds).float().mean()) if len(queries) else None
-    similar = nearest(ranker, snapshot, vector.unsqueeze(0), k, [])
+    similar = nearest(ranker, snapshot, without_path(ranker, vector), k, [])
     return Placement(score, rank, snapshot.n_items, similar, reach, len(queries))

@@ -5,7 +5,7 @@
 | ``config.json`` | sizes of the network, form of the model, how texts were encoded, size and SHA-256 of each file |
 | ``model.safetensors`` | weights of adaptor and encoder |
 | ``items.parquet`` | ``item_id``, ``title``, ``text``, ``popularity``; row i is row i of the tables |
-| ``table.npy`` | float32 [n, d] item vectors (in the transductive form with their ID embeddings), divided by their norms |
+| ``table.npy`` | float32 [n, d] item vectors (in the transductive form with their ID embeddings), divided by their norms, and the columns of a text path |
 | ``norms.npy`` | float32 [n, 1] what the item vectors were divided by (1 where similarity is not the cosine) |
 | ``features.npy`` | float32 or float16 [n, d_plm] text features (models that read text) |
 | ``queries.npy`` | float32 [q, d] outputs of the encoder for real histories, to measure an index with |
@@ -327,7 +327,7 @@ def _read_folder(path: Path, index: str) -> Parts:
     except (RuntimeError, SafetensorError, OSError, pl.exceptions.PolarsError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"the files of {path} do not fit together ({reason}); save the model again") from error
-    n, width = config["n_items"], settings.hidden_size
+    n, width = config["n_items"], settings.width
     if len(items) != n or dict(items.schema) != SCHEMA:
         raise UserError(f"{path / 'items.parquet'} does not hold the {n} items of {CONFIG}; save the model again")
     features = None

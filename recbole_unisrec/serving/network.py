@@ -16,6 +16,7 @@ from recbole_unisrec.data.sequences import Pairs, bucket_lengths, pack_last
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.model.adaptor import MoEAdaptor
 from recbole_unisrec.model.encoder import Buckets, CausalTransformer, TransformerLayer, attend_buckets
+from recbole_unisrec.model.text_vectors import history_mean
 
 ROWS = 1024  # histories encoded at a time
 
@@ -36,6 +37,8 @@ class NetworkSettings:
         Whether text features are scaled before the adaptor (``feature_scaling``).
     history
         Whether items of the history have an addition to their scores (``history_bias``).
+    path
+        Width of the text vectors of the text's own path to the scores (``text_path``); 0 for a model without it.
     """
 
     n_layers: int
@@ -50,11 +53,22 @@ class NetworkSettings:
     cosine: bool
     scaled: bool = False
     history: bool = False
+    path: int = 0
+
+    @property
+    def width(self) -> int:
+        """Of item vectors and outputs, the columns of the path included."""
+        return self.hidden_size + (self.path + 1 if self.path else 0)
 
     def check(self) -> None:
         """Raise `UserError` where no network can be built; the values come from a file."""
         sizes = {n: getattr(self, n) for n in ("n_layers", "n_heads", "hidden_size", "inner_size", "window")}
-        for name, value in {**sizes, "n_exps": self.n_exps + 1, "plm_size": self.plm_size + 1}.items():
+        for name, value in {
+            **sizes,
+            "n_exps": self.n_exps + 1,
+            "plm_size": self.plm_size + 1,
+            "path": self.path + 1,
+        }.items():
             if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 16:
                 raise UserError(f"{name} is {value!r} in the configuration of the model; save the model again")
 
@@ -65,7 +79,7 @@ class Network(nn.Module):
     def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()
         s = settings
-        self.window, self.cosine = s.window, s.cosine
+        self.window, self.cosine, self.hidden_size, self.path = s.window, s.cosine, s.hidden_size, s.path
         self.position_embedding = nn.Embedding(s.window, s.hidden_size)
         self.trm_encoder = CausalTransformer(
             s.n_layers, s.n_heads, s.hidden_size, s.inner_size, 0.0, 0.0, s.hidden_act, s.layer_norm_eps
@@ -79,6 +93,17 @@ class Network(nn.Module):
         self.register_buffer("feature_matrix", None if width is None else torch.eye(width).double())
         self.history_bias: Tensor | None  # `TableRecommender.distance_bias`
         self.register_buffer("history_bias", torch.zeros(s.window) if s.history else None)
+        for name, start in (
+            ("path_mean", torch.zeros(s.path).double()),
+            ("path_matrix", torch.eye(s.path).double()),
+            ("path_weights", torch.ones(3)),  # `TextPath.weights`
+            ("path_age", torch.ones(s.window)),  # `TextPath.age_weights`
+        ):
+            self.register_buffer(name, start if s.path else None)
+        self.path_mean: Tensor | None
+        self.path_matrix: Tensor | None
+        self.path_weights: Tensor | None
+        self.path_age: Tensor | None
         self.lengths = bucket_lengths(s.window)
         self._dtype = torch.float32
         self._prepared: list[_Layer] | None = None
@@ -100,6 +125,36 @@ class Network(nn.Module):
         """Text features [n, d_plm] -> item vectors [n, d], without an ID embedding."""
         assert self.moe_adaptor is not None
         return self.moe_adaptor(self.adaptor_input(features))
+
+    @torch.inference_mode()
+    def widened(self, vectors: Tensor, features: Tensor, popularity: Tensor | None = None) -> Tensor:
+        """Item vectors [n, d] with the columns of the path: [n, d + d_plm + 1]; without a path as they are.
+
+        Parameters
+        ----------
+        features
+            float32 [n, d_plm] text features.
+        popularity
+            int64 [n]: how often the items occur in training; None is never.
+
+        Returns
+        -------
+        Tensor
+            The columns are as long as the vectors, so that a row over the length of its vector is what outputs are
+            compared with.
+        """
+        if self.path_mean is None or self.path_matrix is None:
+            return vectors
+        unit = F.normalize((features.double() - self.path_mean) @ self.path_matrix, dim=1).float()
+        count = torch.zeros(len(vectors)) if popularity is None else popularity.float()
+        columns = torch.cat([unit, count.log1p().unsqueeze(1)], dim=1)
+        return torch.cat([vectors, columns * self.lengths_of(vectors)], dim=1)
+
+    def lengths_of(self, vectors: Tensor) -> Tensor:
+        """What item vectors [n, d] are divided by where similarity is the cosine, [n, 1]; else 1."""
+        if not self.cosine:
+            return torch.ones(len(vectors), 1)
+        return vectors[:, : self.hidden_size].norm(dim=1, keepdim=True).clamp(min=1e-12)
 
     @torch.inference_mode()
     def experts(self, features: Tensor) -> Tensor:
@@ -138,26 +193,36 @@ class Network(nn.Module):
         lengths
             Items of each history, all in 1 to `window`.
         vectors
-            Gives the vectors of items, int64 [T] -> float32 [T, d].
+            Gives the vectors of items, int64 [T] -> float32 [T, d], or wider, see `widened`.
 
         Returns
         -------
         Tensor
-            float32 [B, d], normalised if `cosine`.
+            float32 [B, d], normalised if `cosine`; as wide as the vectors.
         """
         if len(lengths) == 1:
             length = lengths[0]
             last = torch.tensor([length - 1])
-            return self.scaled(self._run(vectors(rows), torch.arange(length), [(1, length)], last))
+            return self._outputs(vectors(rows), torch.arange(length), [(1, length)], last)
         stop = torch.from_numpy(np.cumsum(np.asarray(lengths, dtype=np.int64)))
         start = stop - torch.tensor(lengths)
         # pack_last also looks up what comes after each history, so one more row
         pairs = Pairs(F.pad(rows, (0, 1)), torch.zeros_like(start), start, stop)
-        outputs = torch.empty(len(lengths), self.position_embedding.embedding_dim)
+        outputs = torch.empty(len(lengths), self.hidden_size + (self.path + 1 if self.path else 0))
         for index in torch.arange(len(lengths)).split(ROWS):
             batch, order = pack_last(pairs, index, self.lengths)
-            outputs[index[order]] = self._run(vectors(batch.item), batch.position, batch.buckets, batch.output)
-        return self.scaled(outputs)
+            outputs[index[order]] = self._outputs(vectors(batch.item), batch.position, batch.buckets, batch.output)
+        return outputs
+
+    def _outputs(self, vectors: Tensor, position: Tensor, buckets: Buckets, last: Tensor) -> Tensor:
+        """Outputs at the rows `last` of item vectors [T, d] or wider, as wide as they are."""
+        output = self.scaled(self._run(vectors[:, : self.hidden_size], position, buckets, last))
+        if self.path_weights is None or self.path_age is None:
+            return output
+        unit = F.normalize(vectors[:, self.hidden_size : -1], dim=1)
+        mean = history_mean(unit, buckets, self.path_age)[last]
+        gain, kappa, beta = self.path_weights
+        return torch.cat([gain * output, kappa * mean, beta.expand(len(output), 1)], dim=1)
 
     def _run(self, x: Tensor, position: Tensor, buckets: Buckets, last: Tensor) -> Tensor:
         """`model.encoder.CausalTransformer`, of which only the outputs at the rows `last` are wanted: [T, d] -> [B, d].

@@ -24,6 +24,7 @@ from recbole_unisrec.serving.catalogue import Catalogue, Snapshot, item_frame, r
 from recbole_unisrec.serving.checks import check_ids, check_items, check_k, clean, unknown_ids
 from recbole_unisrec.serving.folder import CONFIG, Parts, check_target, read_folder, revision_of, stamp_of, write_folder
 from recbole_unisrec.serving.locks import writing
+from recbole_unisrec.serving.network import Network
 from recbole_unisrec.serving.ranking import Ranker
 from recbole_unisrec.serving.texts import Texts
 
@@ -141,7 +142,7 @@ class Recommender:
         else:
             # room at the end, so that the first new items do not copy the table
             spare = 1024 + len(parts.table) // 8
-            candidates, norms = _candidates(parts.table, parts.settings.cosine, spare, parts.norms)
+            candidates, norms = _candidates(parts.table, parts.network, spare, parts.norms)
         kept = parts.index if index != "exact" else None
         self._catalogue = Catalogue(parts.items, candidates, norms, parts.features, kept, parts.revision)
         self._thresholds: tuple[int, Tensor] | None = None
@@ -293,7 +294,8 @@ class Recommender:
         check_k(k)
         snapshot = self.snapshot
         row = self._row(snapshot, item)
-        return reasons.nearest(self.ranker, snapshot, snapshot.candidates[row : row + 1], k, [row])
+        vector = reasons.without_path(self.ranker, snapshot.candidates[row])
+        return reasons.nearest(self.ranker, snapshot, vector, k, [row])
 
     def _row(self, snapshot: Snapshot, item: str) -> int:
         check_ids([item], "item")
@@ -311,7 +313,8 @@ class Recommender:
 
         *Experts*: v = Σ_k g_k·(x − b_k)·W_k is a sum over experts (paper Eq. 3 to 5), and so is the score q·v/‖v‖. The
         weight of an expert is its summand g_k·q·((x − b_k)·W_k)/‖v‖; with `id_weight`, the summand of the ID embedding
-        (transductive), they add up to the score. `gate` is g_k.
+        (transductive), and `text_weight`, what the text's own path and the popularity of the item add (``text_path``), they
+        add up to the score. `gate` is g_k.
 
         Raises
         ------
@@ -336,9 +339,14 @@ class Recommender:
             raise UserError("the text of the item is empty; write what it is")
         snapshot = self.snapshot
         features = self._encode_texts([clean(text)], urgent=True)
-        vector = self.network.scaled(self.network.adapt(torch.from_numpy(features)))[0]
+        vector = _candidates(self._vectors(features).numpy(), self.network)[0][0]
         tenth = self.queries, self._tenth(snapshot)
         return reasons.place(self.ranker, snapshot, vector, history, k, tenth)
+
+    def _vectors(self, features: np.ndarray) -> Tensor:
+        """Vectors of new items from their text features, float32 [n, d_plm] -> [n, d], with the columns of a path."""
+        given = torch.from_numpy(features)
+        return self.network.widened(self.network.adapt(given), given)
 
     def _tenth(self, snapshot: Snapshot) -> Tensor:
         """Score of the tenth item for each of the kept histories, float32 [q]."""
@@ -433,9 +441,7 @@ class Recommender:
         if features.shape != due or not np.isfinite(features).all():
             raise UserError(f"features have shape {list(features.shape)}, {list(due)} finite numbers are due")
         with torch.inference_mode():
-            candidates, norms = _candidates(
-                self.network.adapt(torch.from_numpy(features)).numpy(), self.settings.cosine
-            )
+            candidates, norms = _candidates(self._vectors(features).numpy(), self.network)
         with self._lock:
             existing = [item for item in ids if self.snapshot.row(item) is not None]
             if existing and not replace:
@@ -606,9 +612,9 @@ def _told(n: int, both: Sequence[str]) -> str:
 
 
 def _candidates(
-    table: np.ndarray, cosine: bool, spare: int = 0, given: np.ndarray | None = None
+    table: np.ndarray, network: Network, spare: int = 0, given: np.ndarray | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Normalised copy of a table [n, d], and what each row was divided by, both with room for `spare` more rows.
+    """Copy of a table [n, d], normalised where similarity is the cosine, and what each row was divided by, both with room for `spare` more rows.
 
     Where it was divided already, `given` says by what.
     """
@@ -620,8 +626,8 @@ def _candidates(
         block = torch.from_numpy(np.array(table[start : start + (1 << 16)], dtype=np.float32))
         if not torch.isfinite(block).all():
             raise UserError("the table of items holds NaN or infinity; train or save the model again")
-        if cosine and given is None:
-            norm = block.norm(dim=1).clamp_(min=1e-12)
+        if network.cosine and given is None:
+            norm = network.lengths_of(block).squeeze(1)
             norms[start : start + len(block)] = norm
             block /= norm.unsqueeze(1)
         candidates[start : start + len(block)] = block

@@ -139,6 +139,7 @@ class Why(BaseModel):
     history: list[HistoryWeight]
     experts: list[ExpertWeight]
     id_weight: float
+    text_weight: float = 0.0
 
 
 class Preview(BaseModel):

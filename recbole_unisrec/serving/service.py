@@ -250,6 +250,7 @@ def _add_routes(app: FastAPI, served: Served, batcher: Batcher) -> None:
             history=[HistoryWeight(item_id=i, title=t, weight=w) for i, t, w in found.history],
             experts=[ExpertWeight(gate=g, weight=w) for g, w in found.experts],
             id_weight=found.id_weight,
+            text_weight=found.text_weight,
         )
 
     @api.post("/preview")

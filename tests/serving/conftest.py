@@ -39,8 +39,10 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         warnings.simplefilter("ignore")
         patch.chdir(folder)
         write_ring(folder / "dataset")
-        for form, recipe in (("inductive", "paper"), ("transductive", "paper"), ("ours", "ours")):
-            stage = "inductive_ft" if form == "inductive" else "transductive_ft"
+        for form, recipe in (
+            ("inductive", "paper"), ("transductive", "paper"), ("ours", "ours"), ("path", "ours"),
+        ):  # fmt: skip
+            stage = "inductive_ft" if form in ("inductive", "path") else "transductive_ft"
             settings = {**SMALL, "train_stage": stage, "epochs": 10, "recipe": recipe}
             result = quick_start.train(build_config("UniSRec", "ring", [], settings))
             found[form] = folder / result.checkpoint
@@ -54,9 +56,9 @@ def folders(checkpoints: dict[str, Path]) -> dict[str, Path]:
     return {form: load(path).save(path.parent / form) for form, path in checkpoints.items()}
 
 
-@pytest.fixture(params=["inductive", "transductive"])
+@pytest.fixture(params=["inductive", "transductive", "ours", "path"])
 def rec(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Recommender:
-    """A recommender in each form."""
+    """A recommender in each form, of the paper's model and of our recipe, which has the text's own path."""
     return load(folders[request.param])
 
 

@@ -98,9 +98,9 @@ def test_many_histories_are_answered_as_one_by_one(rec: Recommender) -> None:
     assert rec.recommend([], k=2).basis == "popularity"
 
 
-def test_bf16_moves_scores_a_little(folders: dict[str, Path], rec: Recommender) -> None:
+def test_bf16_moves_scores_a_little(tmp_path: Path, rec: Recommender) -> None:
     histories = [walk(s, n) for s in range(0, 24, 5) for n in (1, 2, 7, 8, 9, 13)]
-    half = load(folders[rec.meta.form], precision="bf16")
+    half = load(rec.save(tmp_path / "model"), precision="bf16")
     moved = []
     for a, b in zip(rec.recommend(histories, k=100), half.recommend(histories, k=100), strict=True):
         mine, its = (dict(zip(answer.ids, answer.scores, strict=True)) for answer in (a, b))
@@ -108,7 +108,7 @@ def test_bf16_moves_scores_a_little(folders: dict[str, Path], rec: Recommender) 
         moved += [abs(mine[item] - its[item]) for item in mine]
     assert (max(moved) > 1e-5) == has_fast_bf16("cpu")
     with pytest.raises(UserError, match="unknown precision 'fp8'"):
-        load(folders[rec.meta.form], precision="fp8")
+        load(tmp_path / "model", precision="fp8")
 
 
 def test_seen_items_candidates_and_large_k(rec: Recommender) -> None:
@@ -158,7 +158,7 @@ def test_senseless_requests(inductive: Recommender, arguments: dict, message: st
 
 def test_similar_items(rec: Recommender) -> None:
     answer = rec.similar_items("item-5", k=4)
-    table = rec.snapshot.candidates
+    table = rec.snapshot.candidates[:, : rec.settings.hidden_size]  # without the text's own path
     row = rec.snapshot.row("item-5")
     scores = table @ table[row]
     order = [i for i in scores.argsort(descending=True).tolist() if i != row][:4]
@@ -184,7 +184,9 @@ def test_explanations_are_what_they_say(rec: Recommender) -> None:
         assert weight == pytest.approx(score(history) - score(history[:i] + history[i + 1 :]), abs=2e-6)
     assert len(why.experts) == 3
     assert sum(gate for gate, _ in why.experts) == pytest.approx(1, abs=1e-5)
-    assert sum(weight for _, weight in why.experts) + why.id_weight == pytest.approx(why.score, abs=1e-5)
+    parts = sum(weight for _, weight in why.experts) + why.id_weight + why.text_weight
+    assert parts == pytest.approx(why.score, abs=1e-5)
+    assert (why.text_weight != 0) == (rec.settings.path > 0)
     assert (why.id_weight != 0) == (rec.meta.form == "transductive")
     assert rec.explain(["item-2"], item).history[0][2] == pytest.approx(score(["item-2"]), abs=1e-6)
     long = rec.explain(walk(0, 11), "item-11").history

@@ -1,0 +1,90 @@
+"""The text's own path to the scores: what `model.text_vectors` says without training, beside what the encoder learns."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recbole_unisrec.model.encoder import Buckets
+from recbole_unisrec.model.text_vectors import history_mean, last_mean
+
+# Where the path starts. Decay and popularity are those that nearest texts alone do best with on validation; the others
+# were found there too (docs/leaderboard.md).
+GAIN = 0.1  # g: the random outputs of a new encoder must not drown the texts
+KAPPA = 10.0  # κ
+DECAY = 0.7  # weight of an item of the history, of that of the next
+POPULARITY = 0.1  # β, of κ
+HISTORY = -12.0  # logits of `history_bias`: items of the history are far from everything, or the encoder learns to be
+STEP = 10.0  # Adam moves a weight by about the learning rate a step; exponents and β must move faster
+
+
+class TextPath(nn.Module):
+    """logits = g·s·v_i/τ + κ·q·x̂_i + β·log(1 + n_i), as wider vectors of histories and items.
+
+    s·v_i/τ are the logits of the encoder, q is `text_vectors.history_mean` of the history, x̂_i the text vector of item
+    i and n_i how often it occurs in training. g, κ, β and the weights of q by age are learned, so a history is ranked by
+    its texts before anything is trained.
+
+    In training a share of the predictions has the encoder's logits alone, for else it would learn only what the texts
+    do not say, and by heart.
+
+    Parameters
+    ----------
+    unit
+        float32 [n_items, d_plm], see `text_vectors.unit_features`.
+    popularity
+        int64 [n_items], n.
+    window
+        Longest history L.
+    temperature
+        τ.
+    alone
+        The share of the predictions that have no path in training.
+    """
+
+    def __init__(self, unit: Tensor, popularity: Tensor, window: int, temperature: float, alone: float) -> None:
+        super().__init__()
+        columns = torch.cat([unit, torch.log1p(popularity.to(unit.dtype)).unsqueeze(1)], dim=1)
+        self.register_buffer("columns", columns, persistent=False)
+        self.columns: Tensor  # float32 (n_items, d_plm + 1)
+        self.temperature, self.alone = temperature, alone
+        self.gain = nn.Parameter(torch.zeros(()))
+        self.kappa = nn.Parameter(torch.zeros(()))
+        self.beta = nn.Parameter(torch.zeros(()))
+        self.age = nn.Parameter(torch.zeros(window))
+
+    def weights(self) -> tuple[Tensor, Tensor, Tensor]:
+        """g, τ·κ and τ·β, scalars: what parts of the outputs are multiplied with."""
+        gain = GAIN * (STEP * self.gain).exp()
+        kappa = KAPPA * (STEP * self.kappa).exp() * self.temperature
+        beta = (KAPPA * POPULARITY + STEP * self.beta) * self.temperature
+        return gain, kappa, beta
+
+    def age_weights(self) -> Tensor:
+        """Weights [L] of an item of the history by age, 0 is the newest."""
+        start = DECAY ** torch.arange(len(self.age), device=self.age.device)
+        return start * (STEP * self.age).exp()
+
+    def items(self, vectors: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Item vectors [n, d] with the columns of the path beside them; of all items, or of int64 `rows` [n]."""
+        columns = self.columns if rows is None else self.columns[rows]
+        return torch.cat([vectors, columns.to(vectors.dtype)], dim=1)
+
+    def histories(self, output: Tensor, mean: Tensor) -> Tensor:
+        """Outputs [P, d] and q [P, d_plm] as vectors whose products with `items` are τ·logits."""
+        gain, kappa, beta = self.weights()
+        ones = torch.ones(len(output), 1, device=output.device, dtype=mean.dtype)
+        if self.training and self.alone:
+            path = (torch.rand(len(output), 1, device=output.device) >= self.alone).to(ones.dtype)
+            gain, kappa, beta = torch.lerp(ones, gain * ones, path), kappa * path, beta * path
+        return torch.cat([gain * output.to(mean.dtype), kappa * mean, beta * ones], dim=1)
+
+    def packed(self, item: Tensor, buckets: Buckets, output: Tensor, rows: Tensor | None = None) -> Tensor:
+        """q [P, d_plm] at the int64 rows `output` [P] of packed items [T], which point to `rows` if there are some."""
+        vectors = F.embedding(item if rows is None else rows[item], self.columns[:, :-1])
+        return history_mean(vectors, buckets, self.age_weights())[output]
+
+    def padded(self, item_seq: Tensor, length: Tensor) -> Tensor:
+        """q [B, d_plm] of right-padded histories, int64 [B, L] with lengths [B]."""
+        return last_mean(F.embedding(item_seq, self.columns[:, :-1]), length, self.age_weights())
