@@ -1,12 +1,13 @@
 """Figures that others published for the same datasets, for orientation; protocols are leave-one-out and full ranking.
 
-HIT@10, NDCG@10, HIT@50, NDCG@50 of the UniSRec paper (KDD 2022, Table 3). They are quoted from memory and have not been
-checked against it: they are marked so wherever they are shown. A dataset is the paper's if it has the paper's users.
+HIT@10, NDCG@10, HIT@50, NDCG@50 of the UniSRec paper (KDD 2022; checked against its LaTeX tables, arXiv 2206.05941), and
+what else was published on the same splits, with where it stands. A dataset is the paper's if it has the paper's users.
 """
 
 from __future__ import annotations
 
-RECALLED = "recalled, not checked"
+from dataclasses import dataclass
+
 TOPK = [10, 50]
 
 Figures = tuple[float, float, float, float]
@@ -67,4 +68,92 @@ for stage in ("inductive", "transductive"):
 
 def published(dataset: str, n_users: int, row: str) -> Figures | None:
     """The paper's figures for a row, if there are any."""
-    return PUBLISHED.get((dataset, n_users), {}).get(ALIAS.get(row, row))
+    return PUBLISHED.get((SAME_SET.get(dataset, dataset), n_users), {}).get(ALIAS.get(row, row))
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A figure that others published.
+
+    Attributes
+    ----------
+    model
+        As its authors call it.
+    values
+        HIT@10, NDCG@10, HIT@50, NDCG@50; None where nothing was published.
+    source
+        Where it stands.
+    protocol
+        What is known to agree with ours or to differ.
+    """
+
+    model: str
+    values: tuple[float | None, float | None, float | None, float | None]
+    source: str
+    protocol: str
+
+
+SAME = "same split, leave-one-out, all items ranked"
+SETS = "same counts of users, items and interactions, leave-one-out, all items ranked; the order of ties is not known"
+PAPER = "UniSRec paper (arXiv 2206.05941)"
+VQREC = "VQ-Rec paper (arXiv 2210.12316)"
+TEDREC = "TedRec repository (CIKM 2024), result files"
+ESASREC = "eSASRec benchmark (RecSys 2025), README"
+
+
+def _ten(model: str, hit: float, ndcg: float, source: str, protocol: str) -> Rival:
+    return Rival(model, (hit, ndcg, None, None), source, protocol)
+
+
+RIVALS: dict[tuple[str, int], list[Rival]] = {
+    ("Scientific", 8_442): [
+        Rival("RecGURU", (0.1023, 0.0572, 0.2022, 0.0786), PAPER, SAME),
+        Rival("BERT4Rec", (0.0488, 0.0243, 0.1185, 0.0393), PAPER, SAME),
+        Rival("CCDR", (0.0695, 0.0340, 0.1647, 0.0546), PAPER, SAME),
+        Rival("SASRec_T", (0.0994, 0.0561, 0.2162, 0.0815), VQREC, SAME),
+        Rival("VQ-Rec", (0.1238, 0.0645, 0.2409, 0.0901), "VQ-Rec repository, release 0315", f"{SAME}; pre-trained"),
+        Rival(
+            "MISSRec, IDs, pre-trained",
+            (0.1360, 0.0753, 0.2431, 0.0983),
+            "MISSRec repository",
+            f"{SAME}; texts and images",
+        ),
+        Rival(
+            "MISSRec, no IDs, pre-trained",
+            (0.1278, 0.0658, 0.2375, 0.0893),
+            "MISSRec repository",
+            f"{SAME}; texts and images",
+        ),
+    ],
+    ("OR", 16_520): [
+        Rival("SASRec_T", (0.1380, 0.0672, 0.3516, 0.1137), VQREC, SAME),
+        Rival("VQ-Rec", (0.1557, 0.0730, 0.3994, 0.1263), VQREC, f"{SAME}; pre-trained"),
+        _ten("DLFS-Rec", 0.1634, 0.0952, TEDREC, f"{SAME}; the order within an invoice is chance"),
+        _ten("TedRec", 0.2234, 0.1316, TEDREC, f"{SAME}; the order within an invoice is chance"),
+    ],
+    ("Beauty_2014", 22_363): [
+        _ten("TIGER", 0.0648, 0.0384, ESASREC, f"{SETS}; as its paper reports it"),
+        _ten("ActionPiece", 0.0775, 0.0424, ESASREC, f"{SETS}; as its paper reports it"),
+        _ten("DuoRec", 0.0845, 0.0443, ESASREC, f"{SETS}; as its paper reports it"),
+        _ten("SASRec, sampled softmax", 0.0921, 0.0531, ESASREC, f"{SETS}; IDs only"),
+        _ten("eSASRec", 0.0928, 0.0523, ESASREC, f"{SETS}; IDs only"),
+        _ten("HSTU", 0.0788, 0.0439, ESASREC, f"{SETS}; IDs only"),
+        _ten("FuXi-alpha", 0.0809, 0.0451, ESASREC, f"{SETS}; IDs only"),
+    ],
+    ("Sports_2014", 35_598): [
+        _ten("TIGER", 0.0400, 0.0225, ESASREC, f"{SETS}; as its paper reports it"),
+        _ten("ActionPiece", 0.0500, 0.0264, ESASREC, f"{SETS}; as its paper reports it"),
+        _ten("DuoRec", 0.0498, 0.0262, ESASREC, f"{SETS}; as its paper reports it"),
+        _ten("SASRec, sampled softmax", 0.0569, 0.0314, ESASREC, f"{SETS}; IDs only"),
+        _ten("eSASRec", 0.0560, 0.0323, ESASREC, f"{SETS}; IDs only"),
+        _ten("HSTU", 0.0437, 0.0243, ESASREC, f"{SETS}; IDs only"),
+        _ten("FuXi-alpha", 0.0437, 0.0244, ESASREC, f"{SETS}; IDs only"),
+    ],
+}
+# the same set under the name that the tools of this project give it
+SAME_SET = {"OnlineRetail": "OR"}
+
+
+def rivals(dataset: str, n_users: int) -> list[Rival]:
+    """What else was published on a dataset."""
+    return RIVALS.get((SAME_SET.get(dataset, dataset), n_users), [])

@@ -18,7 +18,7 @@ from recbole_unisrec.data.features import read_meta
 from recbole_unisrec.evaluation import group_names
 from recbole_unisrec.leaderboard.live import marks, seconds, spread
 from recbole_unisrec.leaderboard.plots import plots
-from recbole_unisrec.leaderboard.published import RECALLED, TOPK, published
+from recbole_unisrec.leaderboard.published import TOPK, published, rivals
 from recbole_unisrec.leaderboard.rows import Row
 from recbole_unisrec.leaderboard.runner import GROUPS, Leaderboard, Standing
 from recbole_unisrec.leaderboard.stats import Comparison, compare, per_user
@@ -110,7 +110,7 @@ class Report:
         header = ["row", *(n.upper() for n in board.names), "tuned to", "parameters", "s a run", "runs (by seed)"]
         paper = {s.name: published(board.dataset, board.facts["users"], s.name) for s in self.standings}
         with_paper = board.topk == TOPK and any(paper.values())
-        header += [f"the paper's ({RECALLED})"] * with_paper + ["what it is"]
+        header += ["the paper's"] * with_paper + ["what it is"]
         rows = []
         for s in self.standings:
             files = tuple((str(run.seed), run_file(s, run.key)) for run in s.runs)
@@ -131,6 +131,23 @@ class Report:
             about = s.row.about + (f" ({self.encoder(s)})" if "plm_suffix" in s.row.settings else "")
             rows.append((*cells, Cell(about, name=True)))
         return Block("table", header=tuple(header), rows=tuple(rows))
+
+    def published(self) -> list[Block]:
+        """What others published on the dataset, where the cut-offs are theirs."""
+        found = rivals(self.board.dataset, self.board.facts["users"]) if self.board.topk == TOPK else []
+        if not found:
+            return []
+        rows = tuple(
+            (
+                Cell(r.model, name=True),
+                *(Cell("–" if value is None else f"{value:.4f}") for value in r.values),
+                Cell(r.source, name=True),
+                Cell(r.protocol, name=True),
+            )
+            for r in found
+        )
+        header = ("model", "HIT@10", "NDCG@10", "HIT@50", "NDCG@50", "where it stands", "protocol")
+        return [Block("head", "Published by others"), Block("table", header=header, rows=rows)]
 
     def encoder(self, standing: Standing) -> str:
         """Who made the text features of a row."""
@@ -251,7 +268,7 @@ class Report:
             ]  # fmt: skip
         if board.beyond:
             found += [Block("head", "Beyond accuracy"), Block("text", BEYOND_TEXT), self.beyond()]
-        found += self.ablations()
+        found += self.ablations() + self.published()
         first, second = board.names[:2]
         for kind, head, text in (
             (

@@ -56,7 +56,7 @@ class Row:
     @property
     def kind(self) -> str:
         """What a reader tells rows apart by: ``ours``, ``the paper's UniSRec``, ``rival`` or ``no training``."""
-        if not self.grid:
+        if not self.seeded:
             return "no training"
         if self.settings.get("recipe") == "ours":
             return "ours" if self.model == "UniSRec" else "rival"
