@@ -79,26 +79,6 @@ class PackedTrainer(Trainer):
             return contextlib.nullcontext()
         return torch.autocast(device_type=self.device.type, dtype=self.autocast_dtype)
 
-    def fit(
-        self,
-        train_data: Any,
-        valid_data: Any = None,
-        verbose: bool = True,
-        saved: bool = True,
-        show_progress: bool = False,
-        callback_fn: Any = None,
-    ) -> Any:
-        """As RecBole's; a model with a `text_path` is looked at before it is trained, for it may be best so.
-
-        Its texts rank items by themselves, and with few users training can lose more than it gains.
-        """
-        first = self.start_epoch == 0 < self.epochs
-        if first and self.model.text_path is not None and valid_data is not None and self.eval_step > 0:
-            self.best_valid_score, self.best_valid_result = self._valid_epoch(valid_data, show_progress=show_progress)
-            if saved:
-                self._save_checkpoint(-1, verbose=verbose)
-        return super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
-
     def _train_epoch(
         self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
     ) -> float:
@@ -136,9 +116,18 @@ class PackedTrainer(Trainer):
         self, train_data: Any, valid_data: Any = None, verbose: bool = True, saved: bool = True,
         show_progress: bool = False, callback_fn: Any = None,
     ) -> Any:  # fmt: skip
-        """Train; RecBole's signature and answer."""
+        """Train; RecBole's signature and answer.
+
+        A model with a `text_path` is looked at before it is trained: its texts rank items by themselves, and with few users
+        training can lose more than it gains.
+        """
         if 0 < self.epochs <= self.start_epoch:  # resumed, and RecBole would put the last epoch in the best one's place
             return self.best_valid_score, self.best_valid_result
+        first = self.start_epoch == 0 < self.epochs
+        if first and self.model.text_path is not None and valid_data and self.eval_step > 0:
+            self.best_valid_score, self.best_valid_result = self._valid_epoch(valid_data, show_progress=show_progress)
+            if saved:
+                self._save_checkpoint(-1, verbose=verbose)
         return super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
