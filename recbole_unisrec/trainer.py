@@ -45,6 +45,8 @@ class PackedTrainer(Trainer):
 
     model: TableRecommender
     saved_model_file: str
+    best_valid_score: float
+    best_valid_result: Any
 
     def __init__(self, config: Any, model: TableRecommender) -> None:
         check_writable(config["checkpoint_dir"])

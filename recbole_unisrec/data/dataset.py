@@ -328,6 +328,18 @@ class SequenceDataset(SequentialDataset):
         """What training reads, cut to the window (``long_sequences: exact`` or ``blocks``)."""
         return self.split.segments(self.max_item_list_len, exact=self.config["long_sequences"] == "exact")
 
+    def repeat_share(self) -> float:
+        """Share of the users' training interactions, the first of each left out, with an item that the user had before."""
+        start, stop = self.split.stretches()
+        length = stop - start
+        owner = torch.repeat_interleave(torch.arange(len(start)), length)
+        row = torch.arange(len(owner)) - (length.cumsum(0) - length)[owner] + start[owner]
+        held = torch.zeros(len(self.split.items), dtype=torch.bool)
+        held[self.split.valid.target] = held[self.split.test.target] = True
+        owner, row = owner[~held[row]], row[~held[row]]
+        distinct = len((owner * self.item_num + self.split.items[row]).unique())
+        return (len(owner) - distinct) / max(1, len(owner) - len(owner.unique()))
+
     def item_popularity(self) -> Tensor:
         """int64 [n_items]: how often each item occurs in training, as input or next item."""
         return self.split.popularity(self.item_num)

@@ -20,7 +20,7 @@ from recbole_unisrec.model.dropout import Dropout
 from recbole_unisrec.model.encoder import Buckets, CausalTransformer
 from recbole_unisrec.model.losses import MAX_BOUNDED_SCALE, softmax_cross_entropy
 from recbole_unisrec.model.sampled_losses import gbce_beta, sampled_loss
-from recbole_unisrec.model.text_path import HISTORY, TextPath
+from recbole_unisrec.model.text_path import HISTORY, REPEATS, TextPath
 from recbole_unisrec.model.text_vectors import unit_features
 from recbole_unisrec.optim import learns_by_rows
 
@@ -104,7 +104,7 @@ class TableRecommender(SequentialRecommender):
         self.text_path = TextPath(
             unit, dataset.item_popularity(), self.max_seq_length, self.temperature, float(config["text_path_alone"])
         )
-        if self.history_bias is not None:
+        if self.history_bias is not None and dataset.repeat_share() < REPEATS:
             nn.init.constant_(self.history_bias, HISTORY / HISTORY_GAIN)
 
     def init_weights(self, module: nn.Module) -> None:

@@ -15,7 +15,8 @@ GAIN = 0.1  # g: the random outputs of a new encoder must not drown the texts
 KAPPA = 10.0  # κ
 DECAY = 0.7  # weight of an item of the history, of that of the next
 POPULARITY = 0.1  # β, of κ
-HISTORY = -12.0  # logits of `history_bias`: items of the history are far from everything, or the encoder learns to be
+HISTORY = -12.0  # logits of `history_bias`: else the encoder learns to point away from the texts of the history
+REPEATS = 0.1  # `history_bias` starts at 0 where so many interactions are with an item that the user had before
 STEP = 10.0  # Adam moves a weight by about the learning rate a step; exponents and β must move faster
 
 

@@ -61,6 +61,16 @@ def test_logits_are_the_formula(ring: Path, small: dict[str, Any], model: str) -
         assert (network.history_bias.detach() * HISTORY_GAIN).tolist() == pytest.approx([HISTORY] * 8)
 
 
+def test_history_bias_starts_at_zero_where_people_take_things_again(ring: Path, small: dict[str, Any]) -> None:
+    assert made("UniSRec", small)[1].repeat_share() == 0  # a walk of 13 steps in a ring of 24
+    lines = ["user_id:token\titem_id:token\ttimestamp:float"]
+    lines += [f"u{user}\titem-{(user + t // 2) % 24}\t{t}" for user in range(24) for t in range(12)]
+    (ring / "ring" / "ring.inter").write_text("\n".join(lines) + "\n")
+    _, train, network = made("UniSRec", small)
+    assert train.repeat_share() == pytest.approx(5 / 9)  # of ten training items five are new
+    assert (network.history_bias == 0).all()
+
+
 def test_a_share_of_the_predictions_is_without_the_path(ring: Path, small: dict[str, Any]) -> None:
     _, train, network = made("UniSRec", small, text_path_alone=0.25, hidden_dropout_prob=0.0, attn_dropout_prob=0.0)
     batch = pack(train.segments, torch.arange(len(train.segments)), bucket_lengths(8))
