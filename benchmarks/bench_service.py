@@ -124,15 +124,15 @@ async def phase(port: int, n_clients: int, duration: float, changes: bool, write
     words = sorted({word for item in json.loads(body)["items"] for word in item["title"].split()})
     seconds: list[float] = []
     wrong, counts = [0, 0], [0, 0]
-    started = time.perf_counter()
-    stop = started + duration
+    lead = 2.0 if writers else 0.0  # until all writers wait
+    stop = time.perf_counter() + lead + duration
     tasks = [client(port, ids, stop, seed, seconds, wrong) for seed in range(n_clients)]
     if changes:
         tasks.append(changer(port, text, stop, counts))
     added = [0, 0]
     adding = [asyncio.create_task(writer(port, words, stop, seed, added)) for seed in range(writers)]
-    if writers:
-        await asyncio.sleep(2)  # until all of them wait
+    await asyncio.sleep(lead)
+    started = time.perf_counter()
     await asyncio.gather(*tasks)
     passed = time.perf_counter() - started
     await asyncio.gather(*adding)

@@ -12,7 +12,7 @@
 | ``index.faiss`` | the approximate index (large catalogues) |
 | ``encoder.npz`` | the text encoder, where it was fitted to the texts (`dataset_tools.lsa`) |
 
-Folders of format 1 (version 0.1.0 of the program) have no ``norms.npy``, their vectors were not divided, and no
+Folders of format 1 have no ``norms.npy``, their vectors were not divided, and no
 checksums; they are read as well.
 """
 

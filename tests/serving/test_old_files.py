@@ -1,4 +1,4 @@
-"""Files that version 0.1.0 wrote (tests/serving/data) still load, and give the numbers that they gave."""
+"""Folders of format 1, and a checkpoint of that time (tests/serving/data), still load, and give the numbers that they gave."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check(rec: Recommender, form: str) -> None:
 
 @pytest.mark.parametrize("form", ["inductive", "transductive"])
 def test_a_folder(form: str, tmp_path: Path) -> None:
-    folder = shutil.copytree(DATA / f"{form}-0.1.0", tmp_path / "model")
+    folder = shutil.copytree(DATA / f"{form}-format1", tmp_path / "model")
     rec = load(folder)
     check(rec, form)
     rec.remove_items(["item-20"])
@@ -40,4 +40,4 @@ def test_a_folder(form: str, tmp_path: Path) -> None:
 
 def test_a_checkpoint(tmp_path: Path) -> None:
     write_ring(tmp_path / "dataset")
-    check(load(DATA / "inductive-0.1.0.pth", data_path=tmp_path / "dataset"), "inductive")
+    check(load(DATA / "inductive-format1.pth", data_path=tmp_path / "dataset"), "inductive")

@@ -333,6 +333,10 @@ def test_a_served_model_under_fire_drains_and_saves(server: tuple[str, subproces
     assert removed.status_code == 200
     assert statuses == [200] * 160
 
+    other = load(model)  # another program writes the folder meanwhile
+    other.remove_items(["item-7"])
+    other.save(model)
+
     # SIGTERM while a request is under way: its body is half sent; it is answered, then the process ends with 0
     with socket.create_connection(address, timeout=120) as connection:
         body = json.dumps({"history": ["item-1"]}).encode()
@@ -350,4 +354,7 @@ def test_a_served_model_under_fire_drains_and_saves(server: tuple[str, subproces
     assert process.wait(30) == 0
     with pytest.raises(OSError, match=r"refused|reset"):
         socket.create_connection(address, timeout=5)
-    assert load(model).snapshot.row("item-5") is None  # --save_changes
+    last = load(model)
+    assert last.snapshot.row("item-5") is None  # --save_changes
+    assert last.snapshot.row("item-7") is None
+    assert len(last) == N_ITEMS - 2
