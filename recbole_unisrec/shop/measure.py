@@ -72,10 +72,10 @@ def list_length(n_items: int) -> int:
 
 
 def read_sequences(folder: Path, name: str) -> pl.DataFrame:
-    """``user`` and ``items`` of a dataset, the items of each customer from old to new."""
+    """``user``, ``items`` and ``times`` of a dataset, those of each customer from old to new."""
     path = folder / f"{name}.inter"
     frame = pl.read_csv(path, separator="\t", quote_char=None, infer_schema=False, new_columns=["user", "item", "time"])
-    return frame.group_by("user", maintain_order=True).agg(pl.col("item").alias("items"))
+    return frame.group_by("user", maintain_order=True).agg(pl.col("item").alias("items"), pl.col("time").alias("times"))
 
 
 def held_out(sequences: pl.DataFrame, back: int = 1, among: set[str] | None = None) -> HeldOut:
@@ -104,6 +104,12 @@ def buys_again(sequences: pl.DataFrame) -> bool:
     known = held_out(sequences, 2)
     again = sum(target in history for history, target in zip(known.histories, known.targets, strict=True))
     return again >= AGAIN * max(1, len(known))
+
+
+def in_one_order(sequences: pl.DataFrame) -> float:
+    """Share of the customers whose last purchase has the time of the one before, so that both are of one order."""
+    times = sequences.filter(pl.col("items").list.len() > 1)["times"]
+    return float(np.mean((times.list.get(-1) == times.list.get(-2)).to_numpy())) if len(times) else 0.0
 
 
 def best_sellers(sequences: pl.DataFrame) -> list[str]:

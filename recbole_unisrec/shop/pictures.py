@@ -38,7 +38,7 @@ def _figure(width: float, height: float, salt: str) -> tuple[Any, Any]:
 
 def hits_picture(ours: int, low: int, high: int, sold: int) -> str:
     """Bars: of 100 customers, how many bought next what stood in their list, and in that of the best sellers."""
-    figure, axes = _figure(6, 1.7, "hits")
+    figure, axes = _figure(4.6, 1.5, "hits")
     axes.barh([1, 0], [ours, sold], color=[OURS, RIVAL], height=0.6)
     axes.plot([low, high], [1, 1], color="#1d2433", linewidth=1.2)
     for place, value, end in ((1, ours, high), (0, sold, sold)):
@@ -57,7 +57,7 @@ def months_picture(times: np.ndarray) -> str | None:
     first, last = months.min(), months.max()
     counts = np.bincount((months - first).astype(int), minlength=int((last - first).astype(int)) + 1)
     names = [str(first + step) for step in range(len(counts))]
-    figure, axes = _figure(6, 2, "months")
+    figure, axes = _figure(4.6, 1.7, "months")
     axes.bar(range(len(counts)), counts, color=OURS, width=0.8)
     every = max(1, len(counts) // 6)
     axes.set_xticks(range(0, len(counts), every), names[::every], fontsize=8)
@@ -71,7 +71,7 @@ def customers_picture(lengths: Sequence[int]) -> str:
     values = np.asarray(lengths)
     counts = [int(((values >= low) & (values <= (high or values.max(initial=0)))).sum()) for low, high in bounds]
     names = [str(low) if low == high else f"{low}-{high}" if high else f"{low}+" for low, high in bounds]
-    figure, axes = _figure(6, 2, "customers")
+    figure, axes = _figure(4.6, 1.7, "customers")
     axes.bar(names, counts, color=[RIVAL, RIVAL, *[OURS] * 5], width=0.7)
     for place, count in enumerate(counts):
         axes.text(place, count, f"{count:,}", ha="center", va="bottom", fontsize=8)

@@ -87,6 +87,7 @@ def write_report(
     *,
     files: list[str],
     updates: list[dict[str, Any]],
+    one_order: float = 0.0,
     refit: bool = False,
 ) -> None:
     """Write the page, whole or not at all.
@@ -105,6 +106,8 @@ def write_report(
         Names of the files that were read.
     updates
         Entries of `shop.state.State`.
+    one_order
+        Share of the customers whose last purchase is of one order with the one before.
     refit
         The model in use has learned from the held-out purchases too, after the measurement.
     """
@@ -130,6 +133,7 @@ def write_report(
         k=measured.k,
         customers=measured.customers,
         again=measured.again,
+        one_order=round(100 * one_order),
         refit=refit,
         verdict=verdict(measured),
         hits_picture=Markup(pictures.hits_picture(hits, low, high, sold)),

@@ -133,6 +133,7 @@ def _work(args: argparse.Namespace) -> None:
         best_sellers,
         buys_again,
         held_out,
+        in_one_order,
         list_length,
         measure,
         read_sequences,
@@ -210,6 +211,7 @@ def _work(args: argparse.Namespace) -> None:
         write_report(
             folder / "report.html", tables, read["dataset"], measured, rec, held,
             files=state.values["files"], updates=state.values["updates"],
+            one_order=in_one_order(sequences),
         )  # fmt: skip
         state.finish("report", "report.html")
     _say_result(folder, measured)

@@ -68,7 +68,15 @@ def update_command(arguments: list[str]) -> int:
 
 def _work(args: argparse.Namespace, state: Any) -> None:
     """Read, train, compare, keep the better one, report. Nothing of the shop changes before the comparison."""
-    from recbole_unisrec.shop.measure import best_sellers, buys_again, held_out, list_length, measure, read_sequences
+    from recbole_unisrec.shop.measure import (
+        best_sellers,
+        buys_again,
+        held_out,
+        in_one_order,
+        list_length,
+        measure,
+        read_sequences,
+    )
     from recbole_unisrec.shop.progress import Progress, Rounds
     from recbole_unisrec.shop.report import write_report
     from recbole_unisrec.shop.tables import Tables, build_dataset, read_exports
@@ -149,6 +157,7 @@ def _work(args: argparse.Namespace, state: Any) -> None:
             folder / "report.html", tables, steps, measured, model, everyone,
             files=[path.name for path in (*args.orders, *([args.products] if args.products else []))],
             updates=state.values["updates"],
+            one_order=in_one_order(sequences),
         )  # fmt: skip
     print(f"{n_new:,} new purchases, {added:,} new products; {sentence}")
 

@@ -6,7 +6,16 @@ import pytest
 
 from recbole_unisrec.serving import Recommendations
 from recbole_unisrec.shop import pictures
-from recbole_unisrec.shop.measure import Measured, best_sellers, buys_again, held_out, list_length, measure
+from recbole_unisrec.shop.measure import (
+    Measured,
+    best_sellers,
+    buys_again,
+    held_out,
+    in_one_order,
+    list_length,
+    measure,
+    read_sequences,
+)
 from recbole_unisrec.shop.progress import Progress, Rounds, duration
 from recbole_unisrec.shop.report import left_out, verdict
 
@@ -42,6 +51,14 @@ def test_the_last_purchase_is_kept_out():
 def test_best_sellers_do_not_know_the_last_two_purchases():
     # a, b of u; b of v; c, b of w
     assert best_sellers(SEQUENCES) == ["b", "a", "c"]
+
+
+def test_whether_the_last_purchases_are_of_one_order(tmp_path):
+    rows = ["u\ta\t1", "u\tb\t2", "u\tc\t2", "v\ta\t1", "v\tb\t2", "w\ta\t5"]
+    (tmp_path / "s.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n" + "\n".join(rows) + "\n")
+    sequences = read_sequences(tmp_path, "s")
+    assert sequences["items"].to_list() == [["a", "b", "c"], ["a", "b"], ["a"]]
+    assert in_one_order(sequences) == 0.5
 
 
 def test_whether_customers_buy_again():
