@@ -4,8 +4,7 @@
 
 AUTHORS is a checkout of the authors' repository, whose own function is called: batches of four in file order.
 ``sorted`` is the way of sentence-transformers: the model of transformers, 32 texts a batch, the longest first.
-``planned`` is ours without BERT's layers of our own: the model of transformers in our batches. ``compiled`` is that with
-torch.compile (needs a C++ compiler). Every way encodes the same texts, tokenization included, the loading of the model
+``compiled`` is ours with torch.compile (needs a C++ compiler). Every way encodes the same texts, tokenization included, the loading of the model
 not. The ways take turns, and of each the fastest of --repeat turns is shown, so that a busy moment of the machine harms
 no single one.
 """
@@ -93,15 +92,13 @@ def sorted_way(encoder: str, pooling: str, device: str) -> Callable[[list[str]],
     return encode
 
 
-def planned_way(compiled: bool, *settings: str) -> Callable[[list[str]], np.ndarray]:
-    """`TextEncoder` with the model of transformers, as it is or compiled."""
+def compiled_way(*settings: str) -> Callable[[list[str]], np.ndarray]:
+    """`TextEncoder` with the model compiled."""
     import torch
 
     encoder, pooling, precision, device = settings
     found = TextEncoder.load(encoder, pooling, precision=precision, device=device)
-    found._fast = None
-    if compiled:
-        found._model = torch.compile(found._model, dynamic=True)
+    found._model = torch.compile(found._model, dynamic=True)
     return found.encode
 
 
@@ -131,10 +128,8 @@ def main(arguments: list[str]) -> None:
         ways["authors"] = authors_way(args.authors, args.encoder, args.pooling, args.device)
     ways["sorted"] = sorted_way(args.encoder, args.pooling, args.device)
     for precision in ("fp32", "bf16"):
-        settings = (args.encoder, args.pooling, precision, args.device)
-        ways[f"planned {precision}"] = planned_way(False, *settings)
         if args.compile:
-            ways[f"compiled {precision}"] = planned_way(True, *settings)
+            ways[f"compiled {precision}"] = compiled_way(args.encoder, args.pooling, precision, args.device)
     for precision in ("fp32", "bf16"):
         ways[precision] = TextEncoder.load(args.encoder, args.pooling, precision=precision, device=args.device).encode
     seconds = dict.fromkeys(ways, float("inf"))

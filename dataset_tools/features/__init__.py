@@ -1,7 +1,6 @@
 """Text features: every item's text through a pre-trained encoder, one vector a row, as `NAME.feat1CLS`.
 
-`items` reads the item file and `texts` what is encoded, `encoder` makes the vectors (with `bert` where the model is a
-BERT), `store` writes the file and its description, with `shards` and `ranks` for long runs, `vectors` does so with
+`items` reads the item file and `texts` what is encoded, `encoder` makes the vectors, `store` writes the file and its description, with `shards` and `ranks` for long runs, `vectors` does so with
 vectors that were made elsewhere, and `command` is `python -m dataset_tools.features`.
 """
 

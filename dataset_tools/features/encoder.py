@@ -1,7 +1,7 @@
 """Texts to vectors with a pre-trained language model.
 
 The vectors are those of the plain way (tokenize, run the model, take [CLS] or the mean); the time is saved by sorting
-the texts by length, so that a batch holds hardly any padding, and by leaving out what the result does not need.
+the texts by length and filling batches by tokens, so that they hold hardly any padding.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import numpy as np
 
 from dataset_tools.arguments import POOLINGS
 from dataset_tools.common import UserError
-from dataset_tools.features.bert import TOKEN_BUDGET, FastBert
 from dataset_tools.precision import usable_precision
 
 if TYPE_CHECKING:
     import torch
 
+TOKEN_BUDGET = {"cpu": 1024, "cuda": 65536}  # padded tokens in a batch
 N_SHARDS = 64  # about as often is the work of a long run saved
 MAX_SHARD = 4096  # texts in a shard, so that one of millions of items does not lose minutes
 
@@ -129,9 +129,10 @@ class TextEncoder:
         self.width = int(model.config.hidden_size)
         self.weights_sha256 = _weights_hash(model)
         self._model = model.eval().to(self.device)
-        product = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        with torch.inference_mode():
-            self._fast = FastBert(self._model, product) if FastBert.fits(self._model) else None
+        if self.precision == "bf16":  # else each batch would round them anew
+            for module in self._model.modules():
+                if isinstance(module, torch.nn.Linear):
+                    module.to(torch.bfloat16)
         self.tokenizer = tokenizer
         # RoBERTa and its kin number the positions from padding_idx + 1
         positions = getattr(model.config, "max_position_embeddings", max_length)
@@ -248,11 +249,8 @@ class TextEncoder:
         with torch.inference_mode():
             input_ids = torch.from_numpy(ids).to(self.device)  # [n, longest]
             attention_mask = torch.from_numpy(mask).to(self.device)
-            if self._fast is not None:
-                hidden = self._fast(input_ids, None if mask.all() else attention_mask, self.pooling == "CLS")
-            else:
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                    hidden = self._model(input_ids=input_ids, attention_mask=attention_mask.long()).last_hidden_state
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                hidden = self._model(input_ids=input_ids, attention_mask=attention_mask.long()).last_hidden_state
             if self.pooling == "CLS":
                 pooled = hidden[:, 0].float()
             else:

@@ -8,8 +8,7 @@ from transformers import AutoModel
 
 from dataset_tools.common import UserError
 from dataset_tools.features import TextEncoder
-from dataset_tools.features.bert import TOKEN_BUDGET, FastBert
-from dataset_tools.features.encoder import minilm_folder
+from dataset_tools.features.encoder import TOKEN_BUDGET, minilm_folder
 from dataset_tools.precision import has_fast_bf16
 from tests.dataset_tools.features.conftest import plainly
 
@@ -33,20 +32,6 @@ def test_vectors_are_those_of_the_plain_way(
     expected = plainly(folder, texts, pooling)
     assert np.ptp(expected, axis=0).min() > 0.1  # a model that says the same of everything would prove nothing
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
-
-
-def test_the_short_cut_is_taken_for_bert_only(bert: str, distilbert: str) -> None:
-    assert TextEncoder.load(bert, device="cpu")._fast is not None
-    assert TextEncoder.load(distilbert, device="cpu")._fast is None
-
-
-def test_without_onednn_the_vectors_are_the_same(bert: str, texts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = TextEncoder.load(bert, device="cpu").encode(texts)
-    monkeypatch.setattr(FastBert, "use_onednn", False)
-    encoder = TextEncoder.load(bert, device="cpu")
-    assert encoder._fast is not None
-    assert not encoder._fast.onednn
-    np.testing.assert_allclose(encoder.encode(texts), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("pooling", ["CLS", "Mean"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dataset_tools.features import TextEncoder, encode_dataset, store
-from dataset_tools.features.bert import TOKEN_BUDGET
+from dataset_tools.features.encoder import TOKEN_BUDGET
 from dataset_tools.features.ranks import Ranks
 from dataset_tools.features.shards import encode_shards
 from tests.dataset_tools.features.conftest import make_dataset
