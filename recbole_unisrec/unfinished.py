@@ -195,7 +195,11 @@ def finished(folder: Path, config: Any, data: str) -> dict[str, Any] | None:
             found = store.read_json(path)
         except UserError:
             continue
-        same = isinstance(found.get("config"), dict) and difference(found["config"], config.final_config_dict) is None
+        before = found.get("config") or {}
+        same = difference(before, config.final_config_dict) is None
+        same = same and all(
+            before.get(name) == config[name] for name in ("epochs", "stopping_step")
+        )  # or there is more to do
         if same and found.get("data") == data and path.with_suffix(".pth").is_file():
             return found
     return None

@@ -177,6 +177,10 @@ def test_other_settings_or_data_are_not_resumed(ring: Path, monkeypatch: pytest.
     result, said = train("UniSRec", {**settings, "epochs": 4, "show_progress": True}, resume=True)  # both may differ
     assert any(line.startswith("resumed from") for line in said)
     assert [epoch["epoch"] for epoch in result.epochs] == [0, 1, 2, 3]
+    longer, said = train("UniSRec", {**settings, "epochs": 5}, resume=True)  # that run is finished, but not so long
+    assert said[0].startswith("nothing to resume")
+    assert longer.epochs[3]["loss"] == result.epochs[3]["loss"]
+    assert len(longer.epochs) == 5
 
 
 def test_a_run_that_is_alive_is_left_alone(ring: Path, monkeypatch: pytest.MonkeyPatch) -> None:

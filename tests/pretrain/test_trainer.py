@@ -126,11 +126,6 @@ def test_two_runs_do_not_share_a_folder(mixture: Path, tiny: dict[str, Any]) -> 
     with locked(Path("saved") / "UniSRec-ab"):
         with pytest.raises(UserError, match=r"another process is training in saved/UniSRec-ab; wait .* checkpoint_dir"):
             run(tiny)
-        other = subprocess.run(
-            [sys.executable, *command(tiny)], env=ENVIRONMENT, capture_output=True, text=True, timeout=300
-        )
-        assert other.returncode == 1
-        assert other.stderr.strip().splitlines()[-1].startswith("error: another process is training in")
         assert not list(Path("saved").glob("*/step-*"))
     assert len(run(tiny).history) == tiny["epochs"]
 
