@@ -20,6 +20,7 @@ from torch.nn import Module
 from dataset_tools.common import write_text
 from recbole_unisrec import unfinished
 from recbole_unisrec.data.dataset import SequenceDataset
+from recbole_unisrec.data.download import fetch_dataset
 from recbole_unisrec.data.make_features import make_features
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.evaluation import LENGTH, POPULARITY, TestUsers, group_metrics, user_ranks, write_ranks
@@ -85,12 +86,12 @@ class Result:
 
 
 def prepare(config: Config, encoder: str | None, pooling: str | None, progress: bool = True) -> None:
-    """Make what is missing: the embedded ml-100k if that is asked for, and text features if `encoder` is given.
+    """Make what is missing: the embedded ml-100k, a dataset that RecBole publishes, text features if `encoder` is given.
 
     Raises
     ------
     UserError
-        If the encoder cannot be loaded, or the dataset has no texts.
+        If the dataset is not there and cannot be downloaded, the encoder cannot be loaded, or the dataset has no texts.
     """
     folder, name = Path(config["data_path"]), config["dataset"]
     embedded = name == "ml-100k"
@@ -98,6 +99,7 @@ def prepare(config: Config, encoder: str | None, pooling: str | None, progress: 
         from dataset_tools.movielens import prepare_ml100k
 
         prepare_ml100k(folder.parent)
+    fetch_dataset(folder, name)
     if config["model"] in MODELS and MODELS[config["model"]].reads_text:
         make_features(
             folder, name, config.final_config_dict, encoder, pooling, progress, "minilm" if embedded else None
