@@ -87,7 +87,7 @@ def build(
             for code, title in zip(codes.tolist(), frame["title"].to_list(), strict=True):
                 if title and code not in texts:
                     texts[code] = join_fields([title])
-    if not len(collector) and left.reasons:
+    if not len(collector) and any(left.reasons.values()):
         why = max(left.reasons, key=lambda reason: left.reasons[reason])
         raise UserError(
             f"no row of {interactions.path.name} is left: of {left.rows:,} rows {left.reasons[why]:,} are {why}; "

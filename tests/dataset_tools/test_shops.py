@@ -462,3 +462,11 @@ def test_shopify_by_hand(shared, tmp_path, capsys):
     assert left_out(tmp_path) == {}
     steps = json.loads((tmp_path / "out" / "shop" / "shop.json").read_text())["steps"]
     assert steps[0]["interactions"] == 300
+
+
+def test_a_table_without_rows(tmp_path, capsys):
+    write(tmp_path, "orders.csv", "user_id,item_id,timestamp", "", " ")
+    write(tmp_path, "products.csv", "item_id,title", "1,One")
+    status, err = build(capsys, tmp_path)
+    assert status == 1
+    assert "holds no interaction that can be read; is it the right file?" in err
