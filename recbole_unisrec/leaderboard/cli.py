@@ -9,6 +9,8 @@ from pathlib import Path
 
 from dataset_tools.common import UserError
 from recbole_unisrec.leaderboard import live, report, rows, runner
+from recbole_unisrec.leaderboard.runs import Standing
+from recbole_unisrec.record import say
 from recbole_unisrec.settings import parse_value
 
 HELP = f"""\
@@ -18,7 +20,8 @@ tuning:
 
 settings:
   Settings for all rows are given as --name=value, for example --precision=bf16 --cold_items=0.1; a row whose model does
-  not know one goes without it. --cold_items and --cold_by=time hold items out of training, --train_users=0.1 learns from a
+  not know one goes without it, and one line says so. A setting that a row would pass over (a learning rate where it is
+  tuned) is refused. --cold_items and --cold_by=time hold items out of training, --train_users=0.1 learns from a
   tenth of the users (see docs/comparing.md).
 
 runs:
@@ -75,6 +78,7 @@ def command(arguments: list[str], settings: dict[str, str]) -> int:
         named_checkpoints(options.pretrained),
     )  # fmt: skip
     said = "python run_unisrec.py " + shlex.join([*arguments, *(f"--{k}={v}" for k, v in settings.items())])
+    board.refuse_ignored()
     if options.report_only:
         standings = report.standings_of(board, chosen or rows.ROWS, dict.fromkeys(untuned, False))
         if not standings:
@@ -84,11 +88,12 @@ def command(arguments: list[str], settings: dict[str, str]) -> int:
         print(live.text_table(board, standings))
         target = report.Report(board, standings, said).write()
     else:
-        board.check()
+        for line in board.check():
+            say(line)
         shown = {**chosen, **{name: row for name, row in rows.ROWS.items() if name not in chosen}}
         tuned = {name: name in board.tuned for name in chosen}
 
-        def standings_now() -> list[runner.Standing]:
+        def standings_now() -> list[Standing]:
             return report.standings_of(board, shown, tuned)
 
         with live.watch(board, standings_now) as watch:

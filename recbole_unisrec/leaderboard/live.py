@@ -12,7 +12,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from recbole_unisrec.leaderboard.runner import Leaderboard, Run, Standing
+from recbole_unisrec.leaderboard.runner import Leaderboard
+from recbole_unisrec.leaderboard.runs import Run, Standing
 
 WIDE = 110  # columns of a terminal that has room for all metrics
 MARKS = {"best": "bold green", "second": "italic cyan", "": ""}

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from recbole_unisrec.leaderboard.live import seconds, spread
-from recbole_unisrec.leaderboard.runner import GROUPS, Leaderboard, Standing
+from recbole_unisrec.leaderboard.runner import Leaderboard
+from recbole_unisrec.leaderboard.runs import GROUPS, Standing
 
 # what a colour says (colour-blind safe, Okabe and Ito); rows of one kind differ by their shade and line
 COLOURS = {"ours": "#D55E00", "the paper's UniSRec": "#0072B2", "rival": "#7F7F7F", "no training": "#56B4E9"}

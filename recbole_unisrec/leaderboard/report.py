@@ -20,7 +20,8 @@ from recbole_unisrec.leaderboard.live import marks, seconds, spread
 from recbole_unisrec.leaderboard.plots import plots
 from recbole_unisrec.leaderboard.published import TOPK, published, rivals
 from recbole_unisrec.leaderboard.rows import Row
-from recbole_unisrec.leaderboard.runner import GROUPS, Leaderboard, Standing
+from recbole_unisrec.leaderboard.runner import Leaderboard
+from recbole_unisrec.leaderboard.runs import GROUPS, Standing
 from recbole_unisrec.leaderboard.stats import Comparison, compare, per_user
 
 Comparisons = dict[str, dict[str, Comparison]]
@@ -55,6 +56,7 @@ def standings_of(board: Leaderboard, rows: dict[str, Row], tuned: dict[str, bool
     found = []
     for name, row in rows.items():
         ways = [tuned[name]] if name in tuned else [True, False]
+        ways = [way for way in ways if not way or not set(row.grid) & set(board.given)]  # what was given was not tuned
         standings = [s for way in ways if (s := board.finished(row, way))]
         found += [max(standings, key=lambda s: len(s.runs))] if standings else []
     return found

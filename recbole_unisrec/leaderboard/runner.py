@@ -10,9 +10,9 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,94 +25,23 @@ from recbole_unisrec.data.dataset import SequenceDataset
 from recbole_unisrec.data.feature_files import feature_paths
 from recbole_unisrec.data.features import others_hint
 from recbole_unisrec.errors import UserError
-from recbole_unisrec.evaluation import LENGTH, POPULARITY, TestUsers, group_metrics, read_ranks, write_ranks
+from recbole_unisrec.evaluation import TestUsers, group_metrics, read_ranks, write_ranks
 from recbole_unisrec.leaderboard import rectools
+from recbole_unisrec.leaderboard.checks import OF_RECTOOLS, check_mode, coinciding, refuse_ignored, without
 from recbole_unisrec.leaderboard.rows import Row
+from recbole_unisrec.leaderboard.runs import FIRST_SEED, GROUPS, METRICS, TOPK, Run, Standing, Watcher
 from recbole_unisrec.metrics import rank_metrics
 from recbole_unisrec.pretrained import load_pretrained
+from recbole_unisrec.setting_table import TABLE, check, defaults_of
 from recbole_unisrec.settings import DATA_SETTINGS, build_config, known_settings
 
-if TYPE_CHECKING:
-    from recbole_unisrec.leaderboard.live import Watch
-
-METRICS = ("hit", "ndcg")
-TOPK = [10, 50]
-FIRST_SEED = 2020
-GROUPS = {"popularity": POPULARITY, "length": LENGTH}
 # settings that say where and how a run is made rather than what comes out; all others are part of a run's key
 ELSEWHERE = {
     "seed", "data_path", "checkpoint_dir", "show_progress", "use_gpu", "gpu_id", "device", "worker", "state", "pretrained",
     "log_wandb", "wandb_project", "single_spec", "local_rank", "world_size", "nproc", "offset", "ip", "port", "recipe",
     "dataset_save_path", "dataloaders_save_path", "save_dataset", "save_dataloaders", "eval_batch_size", "log_dir",
 }  # fmt: skip
-SPLIT = {"data_path", "cold_items", "cold_by", "train_users", *DATA_SETTINGS}  # settings that the splits depend on
-
-
-@dataclass
-class Run:
-    """One finished run; also the layout of its JSON file.
-
-    Attributes
-    ----------
-    key
-        Of everything that the result depends on; the file's name.
-    point
-        The grid point.
-    valid, test
-        Metrics by name.
-    valid_score
-        What the choice among grid points goes by: NDCG@10 on validation.
-    groups
-        Test metrics by ``popularity`` of the target and by ``length`` of the history, see `quick_start.Result`.
-    curve
-        Validation score by epoch.
-    seconds, n_parameters
-        Wall time of training and evaluation, and number of trained values.
-    config, versions
-        As in `quick_start.Result`.
-    """
-
-    row: str
-    key: str
-    seed: int
-    point: dict[str, Any]
-    valid: dict[str, float]
-    test: dict[str, float]
-    valid_score: float
-    groups: dict[str, dict[str, dict[str, float]]]
-    curve: list[float]
-    seconds: float
-    n_parameters: int
-    config: dict[str, Any] = field(repr=False, default_factory=dict)
-    versions: dict[str, str] = field(repr=False, default_factory=dict)
-
-
-@dataclass
-class Standing:
-    """The finished runs of one row: those of the tuning, and one for each seed with the chosen grid point."""
-
-    name: str
-    row: Row
-    tuning: list[Run]
-    runs: list[Run]
-
-    @property
-    def chosen(self) -> dict[str, Any]:
-        """The grid point that was best on validation."""
-        return self.runs[0].point if self.runs else {}
-
-    @property
-    def tuned(self) -> bool:
-        """Whether there was a choice."""
-        return len(self.tuning) > 1
-
-    def values(self, metric: str) -> np.ndarray:
-        """Test metric of each seed, float64 [S]."""
-        return np.array([run.test[metric] for run in self.runs])
-
-    def group(self, kind: str, name: str, metric: str) -> np.ndarray:
-        """Test metric of each seed among one group of users, float64 [S]."""
-        return np.array([run.groups[kind][name][metric] for run in self.runs])
+SPLIT = {*DATA_SETTINGS, *(setting.name for setting in TABLE["Data"])}  # settings that the splits depend on
 
 
 class Leaderboard:
@@ -156,11 +85,15 @@ class Leaderboard:
         self.folder, self.dataset = folder, dataset
         self.seeds = [FIRST_SEED + i for i in range(n_seeds)]
         self.rows, self.tuned = rows, tuned
-        self.topk = topk_of(overrides.get("topk", TOPK))
+        topk = overrides.get("topk", TOPK)
+        check("topk", topk, "UniSRec")
+        check_mode(overrides.get("eval_args"))
+        self.topk = sorted({topk} if isinstance(topk, int) else set(topk))
         self.names = [f"{metric}@{k}" for k in self.topk for metric in METRICS]
         asked = overrides.get("metrics") or []
         self.beyond = [m.lower() for m in ([asked] if isinstance(asked, str) else asked) if str(m).lower() in BEYOND]
         self.score = f"ndcg@{self.topk[0]}"
+        self.given = overrides
         self.overrides = {
             **overrides, "topk": self.topk, "metrics": [m.upper() for m in (*METRICS, *self.beyond)],
             "valid_metric": self.score.upper(),
@@ -179,8 +112,12 @@ class Leaderboard:
         """Metrics beyond accuracy that were asked for, at each cut-off."""
         return [f"{metric}@{k}" for metric in self.beyond for k in self.topk]
 
-    def check(self) -> None:
-        """Find mistakes in the settings before the first hour, not after it."""
+    def refuse_ignored(self) -> None:
+        """Raise `UserError` if a setting for all rows would not hold for one of them."""
+        refuse_ignored(self.rows, self.tuned, self.given, self.score)
+
+    def check(self) -> list[str]:
+        """Find mistakes in the settings before the first hour, not after it; gives what is to be said of them."""
         models = {row.model for row in self.rows.values() if row.model}
         nowhere = [k for k in self.overrides if models and not any(k in self._settings(model) for model in models)]
         for row in self.rows.values():
@@ -195,6 +132,12 @@ class Leaderboard:
             if row.model:
                 self._config(row, row.points()[0], self.seeds[0])
                 self.text_features(row)
+        keys = {name: self._key(row, {}, self.seeds[0]) for name, row in self.rows.items() if row.model}
+        known = {name: self._settings(row.model) for name, row in self.rows.items() if row.model}
+        for name in known:
+            if self.rows[name].package:
+                known[name] = known[name] & OF_RECTOOLS
+        return [*without(known, self.rows, self.given), *coinciding(keys)]
 
     def text_features(self, row: Row) -> list[Path]:
         """Files with the features that a row reads; the embedded dataset makes its own.
@@ -256,7 +199,7 @@ class Leaderboard:
         settings = {**shared, **row.settings, **point, "seed": seed}
         if row.pretrained:
             settings["pretrained"] = self.checkpoints[row.pretrained][0]
-        return build_config(row.model, self.dataset, [], {k: v for k, v in settings.items() if v is not None})
+        return build_config(row.model, self.dataset, [], settings)
 
     def _key(self, row: Row, point: dict[str, Any], seed: int) -> str:
         """Digest of what a result depends on: data, text features, pre-trained weights and every setting that is set."""
@@ -265,7 +208,12 @@ class Leaderboard:
             if row.model:
                 config = self._config(row, {}, seed)
                 found = record.plain(config.final_config_dict)
-                settings = {k: v for k, v in found.items() if k not in ELSEWHERE and v is not None}
+                usual = defaults_of(row.model)  # so that a new setting leaves the runs of before as they are
+                settings = {
+                    k: v
+                    for k, v in found.items()
+                    if k not in ELSEWHERE and v is not None and (k not in usual or v != usual[k])
+                }
                 if settings.get("plm_suffix"):
                     folder = Path(config["data_path"])
                     files = [
@@ -413,7 +361,7 @@ class Leaderboard:
             versions=record.versions(),
         )
 
-    def fill(self, watch: Watch) -> Iterator[Standing]:
+    def fill(self, watch: Watcher) -> Iterator[Standing]:
         """Run what is missing; gives each row when it is complete."""
         for name, row in self.rows.items():
             points = row.points() if name in self.tuned else [{}]
@@ -428,7 +376,7 @@ class Leaderboard:
                 runs = [best, *self._all(row, [(best.point, seed) for seed in seeds], watch)]
             yield Standing(name, row, tuning, runs)
 
-    def _all(self, row: Row, jobs: list[tuple[dict[str, Any], int]], watch: Watch) -> list[Run]:
+    def _all(self, row: Row, jobs: list[tuple[dict[str, Any], int]], watch: Watcher) -> list[Run]:
         """All of these runs; first those that no other process is at."""
         found: dict[int, Run] = {}
         for wait in (False, True):
@@ -488,19 +436,6 @@ class Leaderboard:
                 raise UserError(f"{file} has other users than {self.dataset}; delete it and run again")
             found.append(ranks[order])
         return np.stack(found)
-
-
-def topk_of(value: Any) -> list[int]:
-    """Two cut-offs or more, ascending.
-
-    Raises
-    ------
-    UserError
-        If `value` is something else.
-    """
-    if not isinstance(value, list) or not value or not all(isinstance(k, int) and k > 0 for k in value):
-        raise UserError(f"topk must be a list of numbers like [10,50], not {value!r}")
-    return sorted(set(value))
 
 
 def weights_digest(path: str) -> str:

@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from filelock import FileLock
 
 from dataset_tools.common import run_cli
 from recbole_unisrec import quick_start
 from recbole_unisrec.cli import train_command
+from recbole_unisrec.data.dataset import SequenceDataset
 from recbole_unisrec.leaderboard import runner
 from recbole_unisrec.leaderboard.live import Watch
 from recbole_unisrec.leaderboard.rows import ROWS, rows_of
@@ -180,8 +182,76 @@ def test_pretrained_rows_start_from_the_given_checkpoint(capsys: pytest.CaptureF
         (["--seeds", "0"], "seeds must be 1 or more"),
         (["--models", "Pop", "SASRecPacked", "--learning_rat=1"], "did you mean learning_rate"),
         (["--models", "Pop", "--data_path=nowhere"], "is not there"),
+        (["--seed=3"], "runs the seeds 2020, 2021, ...; say how many with --seeds"),
+        (["--metrics=[MRR]"], "a leaderboard reports HIT and NDCG; drop --metrics"),
+        (["--valid_metric=NDCG@20"], "a leaderboard chooses by NDCG@10 on validation"),
+        (["--checkpoint_dir=here"], "keeps its runs in --out"),
+        (["--eval_args={mode: uni100}"], "a leaderboard ranks all items for every row; drop mode uni100"),
+        (
+            ["--models", "SASRecPacked", "UniSRec-inductive", "--learning_rate=0.01"],
+            "learning_rate is tuned (0.0003, 0.001, 0.003) for SASRecPacked, UniSRec-inductive, so 0.01 would not hold; "
+            "give --no-tuning SASRecPacked UniSRec-inductive, or drop --learning_rate",
+        ),
+        (["--report-only", "--models", "SASRecPacked", "--learning_rate=0.01"], "learning_rate is tuned"),
+        (
+            ["--models", "UniSRec-inductive-no-whitening", "--whitening=True"],
+            "row UniSRec-inductive-no-whitening is made by whitening=False, so True would not hold for it",
+        ),
+        (["--models", "UniSRec-inductive", "--topk=[0]"], "topk must be a list like [10, 50]"),
+        (["--models", "UniSRec-inductive", "--n_exps=0"], "n_exps must be a whole number of 1 or more"),
     ],
 )
 def test_mistakes_are_one_sentence(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
-    assert board(*arguments) == 1
+    small = [setting for setting in SMALL if not setting.startswith("--topk") or "--topk" not in arguments[-1]]
+    assert run_cli(train_command, ["--leaderboard", "--dataset", "ring", *small, *arguments]) == 1
     assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+@pytest.mark.usefixtures("ring")
+@pytest.mark.parametrize(
+    ("setting", "users"),
+    [("user_inter_num_interval=[8,inf)", None), ("item_inter_num_interval=[27,inf)", None), ("train_users=0.5", 90)],
+)
+def test_filters_of_the_data_reach_the_facts_and_every_row(setting: str, users: int | None) -> None:
+    name, _, value = setting.partition("=")
+    config = build_config("SASRecPacked", "ring", [], {name: float(value) if users else value})
+    dataset = SequenceDataset(config)
+    dataset.build()
+    assert len(dataset.split.train) < 600  # of all
+    rows = ["--models", "Pop", "SASRec", "UniSRec-inductive", "--no-tuning", "--seeds", "1"]
+    assert board(*rows, f"--{setting}") == 0
+    report = Path("leaderboard/ring/report.md").read_text()
+    assert f"{dataset.user_num - 1} users" in report
+    assert f"{len(dataset.split.train):,} training pairs" in report
+    expected = sorted(dataset.field2id_token["user_id"][dataset.split.test.user])
+    for file in Path("leaderboard/ring/runs").rglob("*.npz"):
+        assert sorted(np.load(file)["user"].tolist()) == expected, file
+    pop = json.loads(next(Path("leaderboard/ring/runs/Pop").glob("*.json")).read_text())
+    counts = dataset.item_popularity()
+    target = dataset.split.test.items[dataset.split.test.target]
+    order = np.lexsort((np.arange(len(counts)), -counts.numpy()))
+    rank = {item: place for place, item in enumerate(order[order != 0].tolist(), 1)}
+    assert pop["test"]["hit@10"] == pytest.approx(np.mean([rank[item] <= 10 for item in target.tolist()]))
+
+
+@pytest.mark.usefixtures("ring")
+def test_rows_whose_settings_coincide_both_stand_in_the_report(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = ["UniSRec-inductive", "UniSRec-inductive-history"]
+    assert board("--models", *rows, "--no-tuning", "--seeds", "2", "--history_bias=True") == 0
+    assert f"{rows[0]} and {rows[1]} have the same settings here" in capsys.readouterr().out
+    report = Path("leaderboard/ring/report.md").read_text()
+    figures = [json.loads(Path(f"leaderboard/ring/rows/{row}.json").read_text())["metrics"] for row in rows]
+    assert figures[0] == figures[1]
+    for row in rows:
+        assert f"| {row} |" in report
+        assert len(list(Path(f"leaderboard/ring/runs/{row}").glob("*.json"))) == 2
+
+
+@pytest.mark.usefixtures("ring")
+def test_nothing_is_a_value_too_and_rows_that_go_without_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = ["UniSRec-inductive-ours", "SASRec"]
+    assert board("--models", *rows, "--no-tuning", "--seeds", "1", "--ema_decay=~") == 0
+    assert "ema_decay: SASRec goes without it" in capsys.readouterr().out
+    (file,) = Path("leaderboard/ring/runs/UniSRec-inductive-ours").glob("*.json")
+    config = json.loads(file.read_text())["config"]
+    assert (config["ema_decay"], config["feature_scaling"]) == (None, "whiten")
