@@ -161,3 +161,10 @@ def run_cli(command: Callable[[list[str]], int | None], arguments: list[str] | N
         # the reader of our output (head, less) went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # a full disk, a folder without permission: wherever it happens
+        if debug:
+            raise
+        where = f" {error.filename}" if error.filename else " a file"
+        reason = error.strerror or error
+        print(f"error: cannot read or write{where}: {reason}; free some space or check permissions", file=sys.stderr)
+        return 1

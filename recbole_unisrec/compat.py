@@ -19,20 +19,22 @@ import scipy.sparse
 import torch
 
 from recbole_unisrec.safe_load import safe_torch_load as safe_torch_load
+from recbole_unisrec.whole_save import whole_torch_save
 
 
-class _TorchWithSafeLoad(types.ModuleType):
+class _TorchWithSafeFiles(types.ModuleType):
     """`torch` as RecBole's modules see it."""
 
     load = staticmethod(safe_torch_load)
+    save = staticmethod(whole_torch_save)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)
 
 
 def _patch_load() -> None:
-    """torch >= 2.6: ``torch.load`` in trainer.py and quick_start.py (see `safe_torch_load`)."""
-    importlib.import_module("recbole.trainer.trainer").torch = _TorchWithSafeLoad("torch")  # type: ignore[attr-defined]
+    """torch >= 2.6: ``torch.load`` in trainer.py and quick_start.py (see `safe_torch_load`), and whole checkpoints."""
+    importlib.import_module("recbole.trainer.trainer").torch = _TorchWithSafeFiles("torch")  # type: ignore[attr-defined]
     quick_start = importlib.import_module("recbole.quick_start.quick_start")
     original = quick_start.load_data_and_model
 

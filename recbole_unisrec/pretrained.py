@@ -7,10 +7,8 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from dataset_tools.common import atomic_path
 from recbole_unisrec.checkpoint import (
     BEST,
     CONFIG,
@@ -23,6 +21,7 @@ from recbole_unisrec.checkpoint import (
 )
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.safe_load import safe_torch_load
+from recbole_unisrec.whole_save import whole_torch_save
 
 
 def load_pretrained(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -120,6 +119,5 @@ def export_authors(path: str | Path, target: str | Path) -> dict[str, Any]:
         "state_dict": OrderedDict((name, tensor.cpu()) for name, tensor in state.items()),
         "optimizer": {},
     }
-    with atomic_path(target) as temporary:
-        torch.save(content, temporary)
+    whole_torch_save(content, target)
     return content

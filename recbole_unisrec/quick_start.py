@@ -24,9 +24,9 @@ from recbole_unisrec.data.download import fetch_dataset
 from recbole_unisrec.data.make_features import make_features
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.evaluation import LENGTH, POPULARITY, TestUsers, group_metrics, user_ranks, write_ranks
+from recbole_unisrec.failures import in_one_sentence
 from recbole_unisrec.memory import keep_freed_memory, shared_memory_told
 from recbole_unisrec.metrics import RANK_METRICS
-from recbole_unisrec.model.attribute_baselines import S3RecTextTrainer
 from recbole_unisrec.model.base import TableRecommender
 from recbole_unisrec.model.trim import trim_padding
 from recbole_unisrec.record import plain, say, start_logging, versions
@@ -106,6 +106,16 @@ def prepare(config: Config, encoder: str | None, pooling: str | None, progress: 
         )
 
 
+@dataclass(frozen=True)
+class Data:
+    """A dataset and the loaders of its three parts; a split may leave `valid` or `test` empty."""
+
+    dataset: Any
+    train: Any
+    valid: Any
+    test: Any
+
+
 def train(
     config: Config,
     verbose: bool = False,
@@ -133,44 +143,32 @@ def train(
     -------
     Result
         Also written as JSON beside the checkpoint.
+
+    Raises
+    ------
+    UserError
+        If data and settings do not fit, before anything is trained; if the loss is not finite, or the disk is full.
     """
     tell = tell or say
     if resume and config["model"] not in PACKED:
         raise UserError(f"{config['model']} cannot be resumed; --resume goes with {', '.join(PACKED)}")
-    if config["log_wandb"] and importlib.util.find_spec("wandb") is None:
-        raise UserError("log_wandb needs the package wandb; run `pip install wandb`, or leave log_wandb out")
-    start_logging(config, verbose)
-    keep_freed_memory()
-    check_writable(config["checkpoint_dir"])
+    start(config, verbose)
     started = time.perf_counter()
-    init_seed(config["seed"], config["reproducibility"])
-    ours = reads_our_dataset(config["model"])
-    dataset = SequenceDataset(config) if ours else create_dataset(config)
-    n_items = dataset.item_num - 1
-    counts_ranks = issubclass(model_class(config["model"]), TableRecommender)  # RecBole's way sorts the best k
-    if not counts_ranks and max(config["topk"]) > n_items:
-        raise UserError(
-            f"topk {max(config['topk'])} is more than the {n_items} items of {config['dataset']}; lower topk"
-        )
-    train_data, valid_data, test_data = data_preparation(config, dataset)
-    init_seed(config["seed"], config["reproducibility"])
-    model = model_class(config["model"])(config, train_data._dataset).to(config["device"])
-    if config["model"] in SEQUENCES_ONLY:
-        trim_padding(model)
-    if hasattr(model, "other_parameter_name"):  # modules (FDSA's) have their weights in the state already, and are code
-        names = [name for name in model.other_parameter_name if not isinstance(getattr(model, name), Module)]
-        model.other_parameter_name = names
-    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    data = make_data(config)
+    for line in check_evaluation(config, data.dataset.item_num - 1):
+        tell(line)
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, make_model(config, data))
     if checkpoint is not None:
         trainer.saved_model_file = checkpoint
     if not isinstance(trainer, PackedTrainer):
         trainer.saved_model_file = checkpoint or own_name(trainer.saved_model_file)
-        return _fit(config, dataset, (train_data, valid_data, test_data), trainer, started, tell)
-    data = unfinished.fingerprint(dataset)
+        epochs = fit(config, data, trainer, tell)
+        return evaluate(config, data, trainer, epochs, time.perf_counter() - started)
+    checksum = unfinished.fingerprint(data.dataset)
     run, found = RunFolder(Path(trainer.saved_model_file)), None
     if resume:
-        found, nothing = unfinished.find(Path(config["checkpoint_dir"]), config, data)
-        known = None if found else unfinished.finished(Path(config["checkpoint_dir"]), config, data)
+        found, nothing = unfinished.find(Path(config["checkpoint_dir"]), config, checksum)
+        known = None if found else unfinished.finished(Path(config["checkpoint_dir"]), config, checksum)
         if known is not None:
             tell(f"{known['checkpoint']} has these settings and its run is finished: nothing is trained")
             return Result(**known)
@@ -178,79 +176,195 @@ def train(
         if nothing:
             tell(nothing)
     with locked(run.folder):
-        run.begin(config, data)
+        run.begin(config, checksum)
         trainer.run, trainer.saved_model_file = run, str(run.checkpoint)
         if found is not None:
             tell(run.resume(trainer))
-        result = _fit(config, dataset, (train_data, valid_data, test_data), trainer, started, tell)
+        epochs = fit(config, data, trainer, tell, run.records)
+        result = evaluate(config, data, trainer, epochs, time.perf_counter() - started + run.seconds, run.data)
         run.end()
     return result
 
 
-def _fit(
-    config: Config, dataset: Any, parts: tuple[Any, Any, Any], trainer: Any, started: float, tell: Callable[[str], None]
-) -> Result:
-    """`train` from the made trainer on; `started` is the time of its beginning."""
-    train_data, valid_data, test_data = parts
-    run: RunFolder | None = getattr(trainer, "run", None)
-    counts_ranks = isinstance(trainer.model, TableRecommender)
+def start(config: Config, verbose: bool) -> None:
+    """The log, and a place for the checkpoint that can be written."""
+    if config["log_wandb"] and importlib.util.find_spec("wandb") is None:
+        raise UserError("log_wandb needs the package wandb; run `pip install wandb`, or leave log_wandb out")
+    start_logging(config, verbose)
+    keep_freed_memory()
+    check_writable(config["checkpoint_dir"])
+
+
+def make_data(config: Config) -> Data:
+    """Read the dataset and split it.
+
+    Raises
+    ------
+    UserError
+        If RecBole refuses the settings for this model.
+    """
+    init_seed(config["seed"], config["reproducibility"])
+    try:
+        dataset = SequenceDataset(config) if reads_our_dataset(config["model"]) else create_dataset(config)
+        return Data(dataset, *data_preparation(config, dataset))
+    except (ValueError, NotImplementedError) as error:
+        raise UserError(f"{config['dataset']} and its settings do not fit {config['model']}: {error}") from error
+
+
+def counts_ranks(config: Config) -> bool:
+    """Whether evaluation counts ranks (`PackedTrainer`), rather than to sort the best k of all items as RecBole does."""
+    ours = issubclass(model_class(config["model"]), TableRecommender)
+    modes = set(config["eval_args"]["mode"].values())
+    return ours and modes == {"full"} and all(m.lower() in RANK_METRICS for m in config["metrics"])
+
+
+def check_evaluation(config: Config, n_items: int) -> list[str]:
+    """Look for cut-offs that the items are too few for; gives what is to be said of the others.
+
+    Raises
+    ------
+    UserError
+        If the best k of fewer than k items would have to be sorted.
+    """
+    largest = max(config["topk"])
+    if not counts_ranks(config) and largest > n_items:
+        raise UserError(f"topk {largest} is more than the {n_items} items of {config['dataset']}; lower topk")
+    said = []
+    for mode in sorted(set(config["eval_args"]["mode"].values())):
+        drawn = int(mode[3:]) if mode[3:].isdecimal() else largest
+        if drawn + 1 <= largest:
+            said.append(
+                f"note: {mode} ranks the next item among {drawn + 1}, so HIT@{largest} is 1 whatever the model does; "
+                "lower topk for figures that tell models apart"
+            )
+    return said
+
+
+def make_model(config: Config, data: Data) -> Any:
+    """The model of the settings, on the device."""
+    init_seed(config["seed"], config["reproducibility"])
+    model: Any = model_class(config["model"])(config, data.train._dataset).to(config["device"])
+    if config["model"] in SEQUENCES_ONLY:
+        trim_padding(model)
+    if hasattr(model, "other_parameter_name"):  # modules (FDSA's) have their weights in the state already, and are code
+        names = [name for name in model.other_parameter_name if not isinstance(getattr(model, name), Module)]
+        model.other_parameter_name = names
+    return model
+
+
+def parameters_of(model: Module) -> int:
+    """Number of values that learn."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def shows_progress(config: Config, trainer: Any) -> bool:
+    """Whether bars are drawn; RecBole's would go into pipes too."""
+    return bool(config["show_progress"]) and (isinstance(trainer.model, TableRecommender) or sys.stderr.isatty())
+
+
+def fit(
+    config: Config,
+    data: Data,
+    trainer: Any,
+    tell: Callable[[str], None],
+    epochs: list[dict[str, float]] | None = None,
+) -> list[dict[str, float]]:
+    """Say what is trained, and train it.
+
+    Parameters
+    ----------
+    config, data, trainer, tell
+        As in `train`.
+    epochs
+        The entries of a run that goes on; they are added to.
+
+    Returns
+    -------
+    list of dict
+        One entry an epoch (see `Result.epochs`).
+
+    Raises
+    ------
+    UserError
+        If the loss is not finite, or a file cannot be written.
+    """
+    epochs = [] if epochs is None else epochs
     if getattr(trainer, "transfer", None) is not None:
         tell(str(trainer.transfer))
-    n_parameters = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     tell(
-        f"{config['model']} on {config['dataset']}: {dataset.user_num - 1:,} users, {dataset.item_num - 1:,} items, "
-        f"{len(train_data._dataset):,} training pairs, {n_parameters:,} trained parameters"
+        f"{config['model']} on {config['dataset']}: {data.dataset.user_num - 1:,} users, {data.dataset.item_num - 1:,} "
+        f"items, {len(data.train._dataset):,} training pairs, {parameters_of(trainer.model):,} trained parameters"
     )
-    epochs: list[dict[str, float]] = [] if run is None else run.records
+    # RecBole's trainers give the sum over steps
+    steps = 1 if isinstance(trainer.model, TableRecommender) else len(data.train)
     mark = [time.perf_counter()]
 
-    def report_pretraining(epoch: int, loss: float) -> None:
-        tell(f"pre-training epoch {epoch:>3}  loss {loss:8.4f}  {time.perf_counter() - mark[0]:6.1f} s")
-        mark[0] = time.perf_counter()
+    def passed() -> float:
+        before, mark[0] = mark[0], time.perf_counter()
+        return mark[0] - before
 
-    if isinstance(trainer, S3RecTextTrainer):
+    def report_pretraining(epoch: int, loss: float) -> None:
+        tell(f"pre-training epoch {epoch:>3}  loss {loss:8.4f}  {passed():6.1f} s")
+
+    if hasattr(trainer, "on_pretraining"):
         trainer.on_pretraining = report_pretraining
 
     def report(epoch: int, score: float) -> None:
-        now = time.perf_counter()
-        loss = trainer.train_loss_dict[epoch]
-        if not counts_ranks:
-            loss /= len(train_data)  # RecBole's trainers give the sum over steps
+        loss, seconds = trainer.train_loss_dict[epoch] / steps, passed()
         best = score >= trainer.best_valid_score
-        epochs.append({"epoch": epoch, "loss": loss, "valid_score": score, "seconds": now - mark[0]})
+        epochs.append({"epoch": epoch, "loss": loss, "valid_score": score, "seconds": seconds})
         tell(
             f"epoch {epoch:>3}  loss {loss:8.4f}  valid {config['valid_metric']} {score:.4f}{' *' if best else '  '}"
-            f"  {now - mark[0]:6.1f} s"
+            f"  {seconds:6.1f} s"
         )
-        mark[0] = time.perf_counter()
 
-    if not valid_data:  # nothing to stop by: RecBole trains all epochs, saves each, and calls nobody
+    validates = bool(data.valid) and config["eval_step"] > 0
+    if not validates:  # nothing to stop by: RecBole trains all epochs, saves each, and calls nobody
         train_epoch = trainer._train_epoch
 
         def told(train_data: Any, epoch: int, *args: Any, **kwargs: Any) -> Any:
             loss = train_epoch(train_data, epoch, *args, **kwargs)
-            mean = (sum(loss) if isinstance(loss, tuple) else loss) / (1 if counts_ranks else len(train_data))
-            seconds = time.perf_counter() - mark[0]
+            mean, seconds = (sum(loss) if isinstance(loss, tuple) else loss) / steps, passed()
             epochs.append({"epoch": epoch, "loss": mean, "valid_score": 0.0, "seconds": seconds})
             tell(f"epoch {epoch:>3}  loss {mean:8.4f}  {seconds:6.1f} s")
-            mark[0] = time.perf_counter()
             return loss
 
         trainer._train_epoch = told
-    # RecBole's bars would go into pipes too
-    progress = bool(config["show_progress"]) and (counts_ranks or sys.stderr.isatty())
-    with shared_memory_told():
-        trainer.fit(train_data, valid_data, verbose=True, saved=True, show_progress=progress, callback_fn=report)
+    progress = shows_progress(config, trainer)
+    valid = data.valid if validates else None
+    with in_one_sentence(trainer.saved_model_file), shared_memory_told():
+        trainer.fit(data.train, valid, verbose=True, saved=True, show_progress=progress, callback_fn=report)
+    return epochs
+
+
+def evaluate(
+    config: Config, data: Data, trainer: Any, epochs: list[dict[str, float]], seconds: float, checksum: str = ""
+) -> Result:
+    """Evaluate the best epoch, and write the JSON beside the checkpoint.
+
+    Parameters
+    ----------
+    config, data, trainer
+        As in `train`.
+    epochs
+        From `fit`.
+    seconds
+        How long training took; evaluation is added.
+    checksum
+        Of what was learned from (`Result.data`).
+    """
+    started = time.perf_counter()
     load_weights(trainer)
+    progress = shows_progress(config, trainer)
     test, valid = (
-        trainer.evaluate(part, load_best_model=False, show_progress=progress) or {} for part in (test_data, valid_data)
+        trainer.evaluate(part, load_best_model=False, show_progress=progress) or {} for part in (data.test, data.valid)
     )
     rank_file, groups = "", {}
-    if test_data:
-        tokens, ranks = user_ranks(trainer, test_data)
+    if data.test:
+        tokens, ranks = user_ranks(trainer, data.test)
         rank_file = f"{Path(trainer.saved_model_file).with_suffix('')}.ranks.npz"
         write_ranks(rank_file, tokens, ranks)
-        groups = groups_of(users_of(config, dataset), tokens, ranks, config)
+        groups = groups_of(users_of(config, data.dataset), tokens, ranks, config)
     best = max(epochs, key=lambda e: (e["valid_score"], e["epoch"]), default={"epoch": -1})
     if epochs and trainer.best_valid_score > best["valid_score"]:  # as it was before training, see `PackedTrainer.fit`
         best = {"epoch": -1}
@@ -263,14 +377,14 @@ def _fit(
         test=dict(test),
         epochs=epochs,
         best_epoch=int(best["epoch"]),
-        seconds=time.perf_counter() - started + (0.0 if run is None else run.seconds),
+        seconds=seconds + time.perf_counter() - started,
         groups=groups,
         checkpoint=str(trainer.saved_model_file),
         ranks=rank_file,
-        n_parameters=n_parameters,
+        n_parameters=parameters_of(trainer.model),
         versions=versions(),
         config=plain(config.final_config_dict),
-        data="" if run is None else run.data,
+        data=checksum,
     )
     write_text(Path(result.checkpoint).with_suffix(".json"), json.dumps(asdict(result), indent=1) + "\n")
     return result

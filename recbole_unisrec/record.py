@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
 import platform
+import sys
 from importlib import metadata
 from typing import Any
 
@@ -60,4 +62,14 @@ def start_logging(config: Config, verbose: bool) -> None:
             handler.stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # RecBole's is that of the locale
         if type(handler) is logging.StreamHandler and not verbose:
             handler.setLevel(logging.ERROR)
+        if isinstance(handler, logging.FileHandler):
+            handler.handleError = functools.partial(_give_up, handler)  # type: ignore[method-assign]
     logging.getLogger().info(config)
+
+
+def _give_up(handler: logging.FileHandler, record: logging.LogRecord) -> None:
+    """The log cannot be written (a full disk): say so once, and go on without it."""
+    error = sys.exc_info()[1]
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    logging.getLogger().removeHandler(handler)
+    print(f"note: cannot write the log {handler.baseFilename} ({reason}); the run goes on without it", file=sys.stderr)

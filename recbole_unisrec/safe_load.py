@@ -318,7 +318,7 @@ def safe_torch_load(file: Any, map_location: Any = None, **_: Any) -> Any:
         raise
     except (
         pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError, LookupError, AttributeError, TypeError,
-        ValueError, AssertionError, OverflowError, MemoryError,
+        ValueError, AssertionError, OverflowError, MemoryError, OSError,
     ) as error:  # fmt: skip
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         shown = os.fspath(file) if isinstance(file, str | os.PathLike) else "the checkpoint"

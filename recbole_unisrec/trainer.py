@@ -28,6 +28,7 @@ from recbole_unisrec.model.losses import target_ranks
 from recbole_unisrec.optim import RowAdam, clip_gradients
 from recbole_unisrec.transfer import transfer_from_config
 from recbole_unisrec.unfinished import RunFolder
+from recbole_unisrec.whole_save import whole_torch_save
 
 EVAL_ROWS = 4096  # histories encoded at a time
 NAN_CHECK_EVERY = 50  # steps between looks at the loss on an accelerator, where each look is a synchronisation
@@ -151,8 +152,8 @@ class PackedTrainer(Trainer):
                 "steps": self.average.steps,
                 "weights": [w.detach().clone() for w in self.average.weights],
             }
-        with atomic_path(target) as temporary, self._averaged():
-            torch.save({**state, "state_dict": self.model.state_dict()}, temporary, pickle_protocol=4)
+        with self._averaged():
+            whole_torch_save({**state, "state_dict": self.model.state_dict()}, target, pickle_protocol=4)
         if verbose:
             self.logger.info(f"Saving current: {target}")
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from dataset_tools.common import atomic_path
+from recbole_unisrec.beyond import BEYOND
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.leaderboard.rows import Row
 from recbole_unisrec.leaderboard.runs import FIRST_SEED, METRICS
@@ -40,28 +43,36 @@ def refuse_ignored(rows: Mapping[str, Row], tuned: list[str], given: Mapping[str
     if "metrics" in given:
         wanted = given["metrics"]
         wanted = [wanted] if isinstance(wanted, str) else wanted
-        if {str(m).lower() for m in wanted} != set(METRICS):
-            raise UserError(f"a leaderboard reports {' and '.join(m.upper() for m in METRICS)}; drop --metrics")
+        for metric in [str(m) for m in wanted if str(m).lower() not in (*METRICS, *BEYOND)]:
+            raise UserError(
+                f"a leaderboard reports {' and '.join(m.upper() for m in METRICS)}, and beside them, with --metrics, any of "
+                f"{', '.join(BEYOND)}; leave {metric} out"
+            )
     if "valid_metric" in given and str(given["valid_metric"]).lower() != score:
         raise UserError(
             f"a leaderboard chooses by {score.upper()} on validation, the first of --topk; drop --valid_metric"
         )
-    for name, row in rows.items():
-        grid = [k for k in row.grid if k in given]
-        if name in tuned and grid:
-            mine = [other for other in tuned if other in rows and rows[other].grid and grid[0] in rows[other].grid]
-            values = ", ".join(f"{value:g}" for value in row.grid[grid[0]])
+    trained = sum(bool(row.model) for row in rows.values())
+    for setting, names in tuning(rows, tuned, given).items():
+        if len(names) == trained:
+            values = ", ".join(f"{value:g}" for value in rows[names[0]].grid[setting])
             raise UserError(
-                f"{grid[0]} is tuned ({values}) for {', '.join(mine)}, so {shown(given[grid[0]])} would not hold; "
-                f"give --no-tuning {' '.join(mine)}, or drop --{grid[0]}"
+                f"{setting} is tuned ({values}) for {', '.join(names)}, so {shown(given[setting])} would not hold; "
+                f"give --no-tuning {' '.join(names)}, or drop --{setting}"
             )
     for setting, kept in keeping(rows, given).items():
-        if len(kept) == sum(bool(row.model) for row in rows.values()):
+        if len(kept) == trained:
             first, value = next(iter(kept.items()))
             raise UserError(
                 f"row {first} is made by {setting}={shown(value)}, so {shown(given[setting])} would not hold for it; "
                 f"drop --{setting}, or take another row"
             )
+
+
+def tuning(rows: Mapping[str, Row], tuned: list[str], given: Mapping[str, Any]) -> dict[str, list[str]]:
+    """By setting: the rows that try values of their own in its place."""
+    found = {setting: [name for name in tuned if name in rows and setting in rows[name].grid] for setting in given}
+    return {setting: names for setting, names in found.items() if names}
 
 
 def keeping(rows: Mapping[str, Row], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -87,14 +98,16 @@ def check_mode(eval_args: Any) -> None:
             raise UserError(f"a leaderboard ranks all items for every row; drop mode {value} from eval_args")
 
 
-def without(known: Mapping[str, set[str]], rows: Mapping[str, Row], given: Mapping[str, Any]) -> list[str]:
-    """One line for each setting that some rows go without, or keep their own value of.
+def without(
+    known: Mapping[str, set[str]], rows: Mapping[str, Row], tuned: list[str], given: Mapping[str, Any]
+) -> list[str]:
+    """One line for each setting that some rows go without, tune, or keep their own value of.
 
     Parameters
     ----------
     known
         The settings that each row's model has, by row.
-    rows, given
+    rows, tuned, given
         As in `refuse_ignored`.
     """
     lines = []
@@ -102,6 +115,8 @@ def without(known: Mapping[str, set[str]], rows: Mapping[str, Row], given: Mappi
         mine = [name for name, names in known.items() if setting not in names]
         if mine and len(mine) < len(known):
             lines.append(f"{setting}: {', '.join(mine)} go{'es' if len(mine) == 1 else ''} without it")
+    for setting, names in tuning(rows, tuned, given).items():
+        lines.append(f"{setting}: {', '.join(names)} tune{'s' if len(names) == 1 else ''} it instead")
     for setting, kept in keeping(rows, given).items():
         lines += [f"{setting}: {row} keeps {shown(value)}, which makes the row" for row, value in kept.items()]
     return lines
@@ -117,3 +132,14 @@ def coinciding(keys: Mapping[str, str]) -> list[str]:
         for names in rows.values()
         if len(names) > 1
     ]
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `UserError` if runs could not be written into the folder, before the first one rather than after it."""
+    probe = folder / ".writable"
+    with atomic_path(probe):
+        pass
+    try:
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error

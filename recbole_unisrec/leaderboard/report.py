@@ -55,8 +55,8 @@ def standings_of(board: Leaderboard, rows: dict[str, Row], tuned: dict[str, bool
     """
     found = []
     for name, row in rows.items():
-        ways = [tuned[name]] if name in tuned else [True, False]
-        ways = [way for way in ways if not way or not set(row.grid) & set(board.given)]  # what was given was not tuned
+        untuned_alone = set(row.grid) & set(board.given)  # its value was given, so nobody tuned it
+        ways = [tuned[name]] if name in tuned else [False] if untuned_alone else [True, False]
         standings = [s for way in ways if (s := board.finished(row, way))]
         found += [max(standings, key=lambda s: len(s.runs))] if standings else []
     return found

@@ -27,7 +27,14 @@ from recbole_unisrec.data.features import others_hint
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.evaluation import TestUsers, group_metrics, read_ranks, write_ranks
 from recbole_unisrec.leaderboard import rectools
-from recbole_unisrec.leaderboard.checks import OF_RECTOOLS, check_mode, coinciding, refuse_ignored, without
+from recbole_unisrec.leaderboard.checks import (
+    OF_RECTOOLS,
+    check_folder,
+    check_mode,
+    coinciding,
+    refuse_ignored,
+    without,
+)
 from recbole_unisrec.leaderboard.rows import Row
 from recbole_unisrec.leaderboard.runs import FIRST_SEED, GROUPS, METRICS, TOPK, Run, Standing, Watcher
 from recbole_unisrec.metrics import rank_metrics
@@ -83,6 +90,7 @@ class Leaderboard:
         if n_seeds < 1:
             raise UserError(f"seeds must be 1 or more, not {n_seeds}")
         self.folder, self.dataset = folder, dataset
+        check_folder(folder)
         self.seeds = [FIRST_SEED + i for i in range(n_seeds)]
         self.rows, self.tuned = rows, tuned
         topk = overrides.get("topk", TOPK)
@@ -137,7 +145,7 @@ class Leaderboard:
         for name in known:
             if self.rows[name].package:
                 known[name] = known[name] & OF_RECTOOLS
-        return [*without(known, self.rows, self.given), *coinciding(keys)]
+        return [*without(known, self.rows, self.tuned, self.given), *coinciding(keys)]
 
     def text_features(self, row: Row) -> list[Path]:
         """Files with the features that a row reads; the embedded dataset makes its own.

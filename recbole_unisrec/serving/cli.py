@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.util
 import ipaddress
 import json
-import logging
 import os
 import shutil
 import sys
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dataset_tools.common import UserError
 from recbole_unisrec.refit_names import is_refit, measured, refitted
+from recbole_unisrec.serving.process import set_threads, start_log
 
 if TYPE_CHECKING:
     from recbole_unisrec.serving.answers import Recommendations
@@ -48,17 +47,6 @@ def _parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser
     parser.add_argument("--pooling", choices=["CLS", "Mean"], help="of --encoder")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
-
-
-def start_log() -> None:
-    """Show what serving has to say, on stderr."""
-    logger = logging.getLogger("recbole_unisrec.serving")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
-        logger.propagate = False
-    logger.setLevel(logging.INFO)
 
 
 def _load(args: argparse.Namespace) -> Recommender:
@@ -402,17 +390,6 @@ def serve_command(arguments: list[str]) -> int:
         last.save(args.model)
         print(f"{args.model}: saved, {len(last):,} items", file=sys.stderr)
     return 0
-
-
-def set_threads(n: int) -> None:
-    """Threads of torch and faiss: one history is too small a piece of work for several to gain from."""
-    import torch
-
-    torch.set_num_threads(n)
-    with contextlib.suppress(UserError):
-        from recbole_unisrec.serving.index import import_faiss
-
-        import_faiss().omp_set_num_threads(n)
 
 
 def _token(args: argparse.Namespace) -> str | None:

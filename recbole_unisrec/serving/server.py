@@ -17,6 +17,7 @@ from recbole_unisrec.serving.batcher import WAITING
 from recbole_unisrec.serving.gate import MAX_HEADERS
 from recbole_unisrec.serving.metrics import SHARED
 from recbole_unisrec.serving.observe import start_access_log
+from recbole_unisrec.serving.process import set_threads, start_log
 from recbole_unisrec.serving.recommender import Recommender, load
 from recbole_unisrec.serving.served import Following, Served, warm
 from recbole_unisrec.serving.service import MAX_BODY, create_app
@@ -144,8 +145,6 @@ def run(rec: Recommender, options: Options, following: Following | None = None) 
 def _work(listener: socket.socket, following: Following, options: Options) -> None:
     """One of several processes."""
     import uvicorn
-
-    from recbole_unisrec.serving.cli import set_threads, start_log
 
     start_log()
     set_threads(options.threads)

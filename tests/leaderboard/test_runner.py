@@ -183,7 +183,7 @@ def test_pretrained_rows_start_from_the_given_checkpoint(capsys: pytest.CaptureF
         (["--models", "Pop", "SASRecPacked", "--learning_rat=1"], "did you mean learning_rate"),
         (["--models", "Pop", "--data_path=nowhere"], "is not there"),
         (["--seed=3"], "runs the seeds 2020, 2021, ...; say how many with --seeds"),
-        (["--metrics=[MRR]"], "a leaderboard reports HIT and NDCG; drop --metrics"),
+        (["--metrics=[MRR]"], "a leaderboard reports HIT and NDCG, and beside them"),
         (["--valid_metric=NDCG@20"], "a leaderboard chooses by NDCG@10 on validation"),
         (["--checkpoint_dir=here"], "keeps its runs in --out"),
         (["--eval_args={mode: uni100}"], "a leaderboard ranks all items for every row; drop mode uni100"),
