@@ -230,3 +230,14 @@ def test_nothing_found_and_nothing_left(page: Any) -> None:
     page.click("#found button")
     expect(page.locator("#status")).to_have_text("Nothing is left to recommend.")
     assert page.locator("#answer li").count() == 0
+
+
+def test_the_page_of_the_interface(page: Any) -> None:
+    page.goto(page.url + "docs")
+    expect(page.locator("section")).to_have_count(9)
+    text = page.inner_text("#paths")
+    for shown in ("POST /recommend", "GET /similar", '"history": [string', "(without: 10)", "application/json"):
+        assert shown in text
+    shoot(page, "docs")
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
