@@ -138,7 +138,7 @@ def build_config(
         source.update(dict.fromkeys(values, where))
     added = recipe(given.pop("recipe", None))
     usable = {name: value for name, value in added.items() if name in known}
-    if added and not usable:
+    if added and not set(usable) - {"learning_rate"}:  # which every model has, and is of no use alone
         raise UserError(f"{model} can use nothing of the recipe ({', '.join(added)}); it goes with {', '.join(PACKED)}")
     given = {**usable, **_known_alone(model, given, source, known, tell)}
     for name, value in given.items():
