@@ -80,14 +80,16 @@ class RowAdam(torch.optim.Adam):
         table.index_add_(0, rows, (values * size.unsqueeze(1)).to(table.dtype), alpha=-1)
 
 
-def clip_gradients(parameters: Iterable[torch.nn.Parameter], max_norm: float, norm_type: float = 2.0) -> Tensor:
+def clip_gradients(parameters: Iterable[torch.nn.Parameter], max_norm: float, **options: Any) -> Tensor:
     """``torch.nn.utils.clip_grad_norm_`` that also takes sparse gradients; gives the norm before."""
     parameters = [p for p in parameters if p.grad is not None]
+    if not any(p.grad is not None and p.grad.is_sparse for p in parameters):
+        return torch.nn.utils.clip_grad_norm_(parameters, max_norm, **options)
     for p in parameters:
         if p.grad is not None and p.grad.is_sparse:
             p.grad = p.grad.coalesce()
     values = [p.grad._values() if p.grad.is_sparse else p.grad for p in parameters if p.grad is not None]
-    total = torch.nn.utils.get_total_norm(values, norm_type)
+    total = torch.nn.utils.get_total_norm(values, **options)
     factor = torch.clamp(max_norm / (total + 1e-6), max=1.0)
     torch._foreach_mul_(values, factor)
     return total

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import secrets
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -19,9 +20,13 @@ from tqdm import tqdm
 
 from dataset_tools.common import atomic_path
 from dataset_tools.precision import usable_precision
+from recbole_unisrec import distributed
 from recbole_unisrec.beyond import BEYOND, Recommended, beyond_metrics
-from recbole_unisrec.data.sequences import Pairs, bucket_lengths, pack_last
+from recbole_unisrec.data.ahead import ahead
+from recbole_unisrec.data.fixed import FixedPlan
+from recbole_unisrec.data.sequences import PackedLoader, Pairs, bucket_lengths, pack_last
 from recbole_unisrec.errors import UserError
+from recbole_unisrec.graphs import CudaRecorder, GraphedEpochs, Recorder, may_record
 from recbole_unisrec.metrics import RANK_METRICS, rank_metrics
 from recbole_unisrec.model.base import TableRecommender
 from recbole_unisrec.model.losses import target_ranks
@@ -57,6 +62,7 @@ class PackedTrainer(Trainer):
         if self.enable_amp and self.device.type == "cpu":  # autocast's type on a CPU
             precision = "bf16"
         self.autocast_dtype = torch.bfloat16 if usable_precision(precision, self.device) == "bf16" else None
+        self.recorded: GraphedEpochs | None = None
         self.average: WeightAverage | None = None
         if config["ema_decay"]:
             self.average = WeightAverage(model, config["ema_decay"])
@@ -72,8 +78,10 @@ class PackedTrainer(Trainer):
             kind = torch.optim.Adam if self.learner.lower() == "adam" else torch.optim.AdamW
             if getattr(self.model, "item_rows", False):
                 kind = RowAdam
-            # fused: one pass over all weights; the same arithmetic
-            return kind(params, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
+            # fused: one pass over all weights; the same arithmetic. A graph needs the count of steps on the device
+            return kind(
+                params, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True, capturable=self.graphs
+            )
         return super()._build_optimizer(params=params, **kwargs)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -82,37 +90,51 @@ class PackedTrainer(Trainer):
             return contextlib.nullcontext()
         return torch.autocast(device_type=self.device.type, dtype=self.autocast_dtype)
 
+    @property
+    def graphs(self) -> bool:
+        """Whether steps are to run as CUDA graphs (``graphs``)."""
+        return self.device.type == "cuda" and may_record(self.config) and distributed.current().size == 1
+
+    def move_weights(self) -> None:
+        """From gradients to weights and their average."""
+        if self.clip_grad_norm:
+            clip_gradients(self.model.parameters(), **self.clip_grad_norm)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
+
     def _train_epoch(
         self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
     ) -> float:
         if self.run is not None:
             self.run.epoch_starts(self, train_data, epoch_idx)
+        try:
+            return self._epoch_of_steps(train_data, epoch_idx, loss_func, show_progress)
+        except torch.OutOfMemoryError as error:
+            size = int(self.config["train_batch_size"])
+            raise UserError(
+                f"the GPU's memory does not hold a step of {size} pairs; try train_batch_size={max(1, size // 2)}"
+            ) from error
+
+    def _epoch_of_steps(self, train_data: Any, epoch_idx: int, loss_func: Any, show_progress: bool) -> float:
         self.model.train()
+        if self.graphs and loss_func is None and isinstance(train_data, PackedLoader):
+            return self._epoch_of_graphs(train_data, epoch_idx, show_progress)
         loss_func = loss_func or self.model.calculate_loss
         if hasattr(train_data, "set_epoch"):
             train_data.set_epoch(epoch_idx)
         total = torch.zeros((), device=self.device)
         every = 1 if self.device.type == "cpu" else NAN_CHECK_EVERY
-        batches = tqdm(
-            train_data, desc=f"epoch {epoch_idx:>3}", unit="step", leave=False, disable=None if show_progress else True
-        )
-        for step, batch in enumerate(batches):
+        for step, batch in enumerate(self._bar(epoch_idx, show_progress)(ahead(train_data, self.device))):
             batch = batch.to(self.device)
             self.optimizer.zero_grad(set_to_none=True)
             with self.autocast():
                 loss = loss_func(batch)
             loss.backward()
-            if self.clip_grad_norm:
-                clip_gradients(self.model.parameters(), **self.clip_grad_norm)
-            self.optimizer.step()
-            if self.average is not None:
-                self.average.update()
+            self.move_weights()
             total += loss.detach()
             if step % every == 0 and not torch.isfinite(total):
-                raise UserError(
-                    f"the loss is not finite at step {step} of epoch {epoch_idx}; lower learning_rate or set "
-                    f"clip_grad_norm (the best checkpoint so far, if any, is {self.saved_model_file})"
-                )
+                raise UserError(self._not_finite(epoch_idx, step))
         return float(total) / len(train_data)
 
     def fit(
@@ -132,6 +154,28 @@ class PackedTrainer(Trainer):
             if saved:
                 self._save_checkpoint(-1, verbose=verbose)
         return super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+
+    def _epoch_of_graphs(self, train_data: PackedLoader, epoch: int, show_progress: bool) -> float:
+        if self.recorded is None or self.recorded.plan.loader is not train_data:
+            plan = FixedPlan(train_data, self.device)
+            self.recorded = GraphedEpochs(self, plan, self.recorder(), self.logger.warning)
+        bar = self._bar(epoch, show_progress)
+        return self.recorded.run(epoch, NAN_CHECK_EVERY, bar, lambda step: self._not_finite(epoch, step))
+
+    def recorder(self) -> Recorder:
+        """What records steps."""
+        return CudaRecorder(self.device)
+
+    @staticmethod
+    def _bar(epoch: int, show_progress: bool) -> Callable[[Any], Any]:
+        shown = None if show_progress else True
+        return functools.partial(tqdm, desc=f"epoch {epoch:>3}", unit="step", leave=False, disable=shown)
+
+    def _not_finite(self, epoch: int, step: int) -> str:
+        return (
+            f"the loss is not finite at step {step} of epoch {epoch}; lower learning_rate or set clip_grad_norm (the "
+            f"best checkpoint so far, if any, is {self.saved_model_file})"
+        )
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         """RecBole's content; with ``ema_decay`` its ``state_dict`` is the average, and the weights are beside it."""
@@ -274,14 +318,40 @@ class WeightAverage:
     def __init__(self, model: torch.nn.Module, decay: float) -> None:
         self.weights: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
         self.mean = [p.detach().clone() for p in self.weights]
-        self.decay, self.steps = decay, 0
+        self.decay, self._steps = decay, 0
+        # on an accelerator steps are counted there, so that a graph can count them
+        self.clock: Tensor | None = None
+        if self.weights and self.weights[0].device.type != "cpu":
+            self.count_on_device()
+
+    def count_on_device(self) -> None:
+        """Count steps in a tensor from now on."""
+        self.clock = torch.tensor(float(self._steps), device=self.weights[0].device)
+
+    @property
+    def steps(self) -> int:
+        """Updates so far."""
+        return self._steps if self.clock is None else int(self.clock)
+
+    @steps.setter
+    def steps(self, number: int) -> None:
+        self._steps = number
+        if self.clock is not None:
+            self.clock.fill_(number)
 
     @torch.no_grad()
     def update(self) -> None:
         """Take in the weights after a step."""
-        self.steps += 1
-        decay = min(self.decay, self.steps / (self.steps + 9))  # else the random start would weigh for long
-        torch._foreach_lerp_(self.mean, self.weights, 1 - decay)
+        # the share that stays grows with the steps, else the random start would weigh for long
+        if self.clock is None:
+            self._steps += 1
+            torch._foreach_lerp_(self.mean, self.weights, 1 - min(self.decay, self._steps / (self._steps + 9)))
+            return
+        self.clock += 1
+        share = 1 - (self.clock / (self.clock + 9)).clamp(max=self.decay)
+        move = torch._foreach_sub(self.weights, self.mean)
+        torch._foreach_mul_(move, share)
+        torch._foreach_add_(self.mean, move)
 
     @torch.no_grad()
     def restore(self, weights: list[Tensor], steps: int) -> None:

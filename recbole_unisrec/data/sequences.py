@@ -139,20 +139,27 @@ class Seen:
         int64 [E] how many items ago: 0 is the last.
     offsets
         int64 [P + 1] on the CPU: prediction p has the entries ``offsets[p]`` to ``offsets[p + 1]``.
+    there
+        bool [E], False for entries that only fill up; None is all of them there.
     """
 
     row: Tensor
     item: Tensor
     distance: Tensor
     offsets: Tensor
+    there: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Seen:
         """Copy to a device, but for the offsets."""
         row, item, distance = (t.to(device, non_blocking=True) for t in (self.row, self.item, self.distance))
-        return Seen(row, item, distance, self.offsets)
+        there = None if self.there is None else self.there.to(device, non_blocking=True)
+        return Seen(row, item, distance, self.offsets, there)
 
     def of_rows(self, first: int, last: int) -> slice:
         """The entries of the predictions ``first ... last - 1``."""
+        if self.there is not None:  # each has as many
+            width = len(self.row) // max(1, len(self.offsets) - 1)
+            return slice(first * width, last * width)
         return slice(int(self.offsets[first]), int(self.offsets[last]))
 
 
@@ -190,6 +197,9 @@ class PackedBatch:
         and the negatives (see `data.negatives`).
     share
         Share of this process in the pairs of the batch, where several train together.
+    starts, counts, window
+        Of a batch of fixed shape (see `data.fixed`), which has no buckets: int64 [T] the row at which the sequence of
+        each row begins, [P] what each pair counts for, and the longest history.
     """
 
     item: Tensor
@@ -201,6 +211,9 @@ class PackedBatch:
     rows: Tensor | None = None
     drawn: Drawn | None = None
     share: float = 1.0
+    starts: Tensor | None = None
+    counts: Tensor | None = None
+    window: int = 0
 
     def __len__(self) -> int:
         return len(self.target)
@@ -217,9 +230,21 @@ class PackedBatch:
         """What each prediction has seen of its segment, up to the last input."""
         if self.seen is not None:
             return self.seen
+        if self.starts is not None:
+            return self._fixed_histories()
         return seen_entries(
             self.position[self.output] + 1, lambda row, distance: self.item[self.output[row] - distance]
         )
+
+    def _fixed_histories(self) -> Seen:
+        """`histories` in a fixed shape: each prediction has ``window`` entries, those too many are of item 0."""
+        distance = torch.arange(self.window, device=self.item.device).repeat(len(self.output))
+        row = torch.arange(len(self.output), device=self.item.device).repeat_interleave(
+            self.window, output_size=len(distance)
+        )
+        there = distance <= self.position[self.output][row]
+        item = torch.where(there, self.item[(self.output[row] - distance).clamp(min=0)], 0)
+        return Seen(row, item, distance, torch.arange(len(self.output) + 1) * self.window, there)
 
 
 TENSORS = ("item", "position", "output", "target")
@@ -303,14 +328,19 @@ class PackedLoader:
         """Choose the order of the next pass."""
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[PackedBatch]:
-        epoch, order = self.epoch, torch.arange(len(self.segments))
+    def plan(self, epoch: int) -> tuple[Tensor, list[int]]:
+        """Of an epoch, the segments in order, int64 [S], and where in it each batch begins, with the end."""
+        order = torch.arange(len(self.segments))
         if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             order = torch.randperm(len(self.segments), generator=generator)
         seen = self.segments.n_pairs[order].cumsum(0)
         cuts = torch.arange(1, self._n_batches) * (self.n_pairs / self._n_batches)
-        bounds = [0, *torch.searchsorted(seen, cuts.long()).tolist(), len(order)]
+        return order, [0, *torch.searchsorted(seen, cuts.long()).tolist(), len(order)]
+
+    def __iter__(self) -> Iterator[PackedBatch]:
+        epoch = self.epoch
+        order, bounds = self.plan(epoch)
         self.epoch += 1
         for number, (first, last) in enumerate(pairwise(bounds)):
             if last > first:

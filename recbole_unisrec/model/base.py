@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from recbole_unisrec.data.negatives import Drawn, SampledSettings
 from recbole_unisrec.data.sequences import PackedBatch, Seen, seen_of_padded
 from recbole_unisrec.model.dropout import Dropout
-from recbole_unisrec.model.encoder import Buckets, CausalTransformer
+from recbole_unisrec.model.encoder import MIN_ROW, Buckets, CausalTransformer, Rows
+from recbole_unisrec.model.linear import LANES
 from recbole_unisrec.model.losses import MAX_BOUNDED_SCALE, softmax_cross_entropy
 from recbole_unisrec.model.sampled_losses import gbce_beta, sampled_loss
 from recbole_unisrec.model.text_path import HISTORY, REPEATS, TextPath
@@ -125,7 +126,7 @@ class TableRecommender(SequentialRecommender):
 
     # --- shared
 
-    def encode(self, inputs: Tensor, position: Tensor, buckets: Buckets, last: Tensor | None = None) -> Tensor:
+    def encode(self, inputs: Tensor, position: Tensor, buckets: Buckets | Rows, last: Tensor | None = None) -> Tensor:
         """Encode item vectors [T, d] at int64 positions [T] -> outputs [T, d], or [B, d] of the rows `last` alone."""
         x = self.dropout(self.LayerNorm(inputs + self.position_embedding(position)))
         return self.trm_encoder(x, buckets, last)
@@ -166,6 +167,9 @@ class TableRecommender(SequentialRecommender):
         With a `text_path` they are wider, as `candidate_vectors` are.
         """
         inputs = F.embedding(batch.item, table)
+        if batch.starts is not None:  # a batch of fixed shape
+            rows = Rows.of_starts(batch.starts, -(-max(MIN_ROW, batch.window) // LANES) * LANES, inputs.device)
+            return self.scaled(self.encode(inputs, batch.position, rows)[batch.output])
         if len(batch.output) == sum(n for n, _ in batch.buckets):  # one of each sequence
             output = self.scaled(self.encode(inputs, batch.position, batch.buckets, batch.output))
         else:
@@ -212,7 +216,8 @@ class TableRecommender(SequentialRecommender):
 
     def seen_bias(self, seen: Seen) -> Tensor:
         """`distance_bias` of each entry, [E]."""
-        return self.distance_bias()[seen.distance]
+        bias = self.distance_bias()[seen.distance]
+        return bias if seen.there is None else bias * seen.there
 
     def calculate_loss(self, interaction: PackedBatch | Interaction) -> Tensor:
         """Cross-entropy over all items (paper Eq. 11 and 12) but those held out by ``cold_items``, scalar.
@@ -239,7 +244,8 @@ class TableRecommender(SequentialRecommender):
         if self.candidates is not None:  # histories of training hold no others either
             table, target = table[self.candidates], torch.searchsorted(self.candidates, target)
             seen = replace(seen, item=torch.searchsorted(self.candidates, seen.item)) if seen else None
-        return softmax_cross_entropy(output, table, target, scale, dtype, bounded, seen, bias)
+        share = interaction.counts if isinstance(interaction, PackedBatch) else None
+        return softmax_cross_entropy(output, table, target, scale, dtype, bounded, seen, bias, share)
 
     def sampled_loss(self, batch: PackedBatch, drawn: Drawn) -> Tensor:
         """Loss of a batch against the negatives drawn for it, from the vectors of its own items alone, scalar."""

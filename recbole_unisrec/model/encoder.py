@@ -62,12 +62,17 @@ class Rows:
         lengths = torch.repeat_interleave(
             torch.tensor([length for _, length in buckets]), torch.tensor([n for n, _ in buckets])
         )
-        end = int(lengths.sum())
         first = torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)  # where the sequence of a position begins
+        return cls.of_starts(first, width, device)
+
+    @classmethod
+    def of_starts(cls, starts: Tensor, width: int, device: torch.device) -> Rows:
+        """Rows of `width` positions, no fewer than a sequence has; `starts` [T] says where that of a position begins."""
+        end, on = len(starts), starts.device
         n = -(-end // width)
-        first = F.pad(first, (0, n * width - end), value=end).view(n, width, 1)
-        position = torch.arange(n * width).view(n, width, 1)
-        key = position[:, :1] - width + torch.arange(2 * width)  # (n, 1, 2·width)
+        first = F.pad(starts, (0, n * width - end), value=end).view(n, width, 1)
+        position = torch.arange(n * width, device=on).view(n, width, 1)
+        key = position[:, :1] - width + torch.arange(2 * width, device=on)  # (n, 1, 2·width)
         mask = (key >= first) & (key <= position)
         return cls(n, width, mask.unsqueeze(1).to(device, non_blocking=True), previous=True)
 
@@ -224,13 +229,15 @@ class CausalTransformer(nn.Module):
             for _ in range(n_layers)
         )
 
-    def forward(self, x: Tensor, buckets: Buckets, last: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, buckets: Buckets | Rows, last: Tensor | None = None) -> Tensor:
         """Encode packed sequences.
 
         Parameters
         ----------
         x
             [T, d] inputs, in the order of `buckets` (see the module's docstring).
+        buckets
+            See the module's docstring; or the rows by which attention is to go, for all outputs.
         last
             int64 [B] the one row of each sequence whose output is wanted, in order; None for all. The last layer is
             computed for these alone.
@@ -240,7 +247,11 @@ class CausalTransformer(nn.Module):
         Tensor
             [T, d], or [B, d].
         """
-        rows = Rows.of(buckets, x.device) if torch.is_grad_enabled() or self.training else None
+        if isinstance(buckets, Rows):
+            rows: Rows | None = buckets
+            buckets = ()
+        else:
+            rows = Rows.of(buckets, x.device) if torch.is_grad_enabled() or self.training else None
         for number, layer in enumerate(self.layer, start=1):
             x = layer(x, buckets, rows, last if number == len(self.layer) else None)
         return x

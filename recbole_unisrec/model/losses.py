@@ -13,12 +13,14 @@ from recbole_unisrec.data.sequences import Seen
 from recbole_unisrec.model.linear import missing
 
 LOGITS_PER_BLOCK = 4_000_000  # elements of the largest block of logits in memory (16 MB in float32)
+ON_ACCELERATOR = 64_000_000  # the same on a GPU, where few large products are what counts
 MIN_ROWS = 256  # each block is added to the table's gradient [n_items, d], so that it should not be much smaller
 MAX_BOUNDED_SCALE = 60.0  # exp(60) times as many items as there may be fits in float32
 
 
-def _rows_per_block(n_items: int) -> int:
-    return max(MIN_ROWS, LOGITS_PER_BLOCK // n_items)
+def _rows_per_block(n_items: int, device: torch.device | None = None) -> int:
+    on_cpu = device is None or device.type == "cpu"
+    return max(MIN_ROWS, (LOGITS_PER_BLOCK if on_cpu else ON_ACCELERATOR) // n_items)
 
 
 def _of_items(seen: Seen, bias: Tensor, n_items: int) -> Tensor:
@@ -42,27 +44,29 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, table: Tensor, bias: Tensor | None, target: Tensor, scale: float, dtype: torch.dtype,
-        bounded: bool, seen: Seen | None,
+        bounded: bool, seen: Seen | None, share: Tensor | None,
     ) -> Tensor:  # fmt: skip
         needs_grad = any(ctx.needs_input_grad[:3])
         (n_pairs, d), n_items = hidden.shape, len(table)
-        rows = _rows_per_block(n_items)
+        rows = _rows_per_block(n_items, table.device)
         added = None
         if bias is not None and seen is not None and len(bias):
             added = _of_items(seen, bias.detach(), n_items) * scale
             # looking at the sums would make the processor wait for an accelerator, where a pass costs little
-            bounded = bounded and added.device.type == "cpu" and scale + float(added.amax()) <= MAX_BOUNDED_SCALE
+            look = share is None and added.device.type == "cpu"
+            bounded = bounded and look and scale + float(added.amax()) <= MAX_BOUNDED_SCALE
         accumulate = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         scaled = F.pad((hidden.detach() * scale).to(dtype), (0, missing(d)))
         table_c = F.pad(table.detach().to(dtype), (0, missing(d), 0, missing(n_items)))
         goal = table_c[target].to(accumulate)  # (P, d)
         mine = scaled.to(accumulate)
-        loss = -(mine * goal).sum()
+        each = mine.new_full((n_pairs, 1), 1 / n_pairs) if share is None else share.to(accumulate).unsqueeze(1)
+        loss = -((mine * goal).sum(dim=1, keepdim=True) * each).sum()
         grad_bias = None
         if bias is not None and seen is not None:
             repeated = (seen.item == target[seen.row]).to(accumulate)
-            loss -= (bias.detach() * repeated).sum() * scale
-            grad_bias = repeated.mul(-1 / n_pairs)
+            grad_bias = -repeated * each[seen.row, 0]
+            loss += (bias.detach() * grad_bias).sum() * scale
         grad_hidden = torch.empty_like(mine) if needs_grad else None
         grad_table = torch.zeros(table_c.shape, dtype=accumulate, device=table.device) if needs_grad else None
         for start in range(0, n_pairs, rows):
@@ -76,34 +80,34 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
             if not bounded:  # else e cannot overflow
                 top = real.amax(dim=1, keepdim=True)
                 real.sub_(top)
-                loss += top.sum(dtype=accumulate)
+                loss += (top * each[block]).sum(dtype=accumulate)
             logits.exp_()
             total = real.sum(dim=1, keepdim=True, dtype=accumulate)
-            loss += total.log().sum()
+            loss += (total.log() * each[block]).sum()
             if grad_hidden is not None and grad_table is not None:
-                weight = 1 / (n_pairs * total)  # softmax = n_pairs · weight · logits: only the logits are large
+                weight = each[block] / total  # softmax = logits / total: only the logits are large
                 torch.mul(logits @ table_c, weight, out=grad_hidden[block])
                 grad_table += logits.T @ (mine[block] * weight).to(dtype)
                 if grad_bias is not None:
                     grad_bias[entries] += real[place] * weight[place[0], 0]
         if grad_hidden is not None and grad_table is not None:
-            grad_hidden.sub_(goal, alpha=1 / n_pairs).mul_(scale)
-            grad_table.index_add_(0, target, mine, alpha=-1 / n_pairs)
+            grad_hidden.sub_(goal.mul_(each)).mul_(scale)
+            grad_table.index_add_(0, target, mine * each, alpha=-1)
             kept = [grad_hidden[:, :d].to(hidden.dtype), grad_table[:n_items, :d].to(table.dtype)]
             if grad_bias is not None and bias is not None:
                 kept.append(grad_bias.mul_(scale).to(bias.dtype))
             ctx.save_for_backward(*kept)
-        return loss / n_pairs
+        return loss
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         grads = [grad_outputs[0] * kept for kept in ctx.saved_tensors]
-        return *grads, *([None] * (9 - len(grads)))
+        return *grads, *([None] * (10 - len(grads)))
 
 
 def softmax_cross_entropy(
     hidden: Tensor, table: Tensor, target: Tensor, scale: float = 1.0, dtype: torch.dtype | None = None,
-    bounded: bool = False, seen: Seen | None = None, bias: Tensor | None = None,
+    bounded: bool = False, seen: Seen | None = None, bias: Tensor | None = None, share: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Mean cross-entropy of softmax(scale · (hidden·tableᵀ + bias)), exact, in memory independent of pairs × items.
 
@@ -125,6 +129,8 @@ def softmax_cross_entropy(
     seen, bias
         Items of the histories, and [E] what is added to their scores, of an item that is there several times the sum;
         None adds nothing.
+    share
+        [P] what each pair counts for; None is 1/P each, the mean.
 
     Returns
     -------
@@ -133,7 +139,7 @@ def softmax_cross_entropy(
     """
     if len(hidden) == 0:
         raise ValueError("no pair in the batch")
-    loss = _SoftmaxCrossEntropy.apply(hidden, table, bias, target, scale, dtype or hidden.dtype, bounded, seen)
+    loss = _SoftmaxCrossEntropy.apply(hidden, table, bias, target, scale, dtype or hidden.dtype, bounded, seen, share)
     assert isinstance(loss, Tensor)
     return loss
 

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.hardware
 
 @pytest.mark.parametrize("rows", [1, 3, 100])
 def test_blocked_cross_entropy_equals_the_plain_one(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses, "_rows_per_block", lambda n_items: rows)
+    monkeypatch.setattr(losses, "_rows_per_block", lambda *_: rows)
     torch.manual_seed(0)
     hidden = torch.randn(10, 4, dtype=torch.float64, requires_grad=True)
     table = torch.randn(7, 4, dtype=torch.float64, requires_grad=True)
@@ -29,7 +29,7 @@ def test_blocked_cross_entropy_equals_the_plain_one(rows: int, monkeypatch: pyte
 @pytest.mark.parametrize("rows", [1, 3, 100])
 @pytest.mark.parametrize("bounded", [False, True])
 def test_cross_entropy_with_a_bias_for_the_history(rows: int, bounded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses, "_rows_per_block", lambda n_items: rows)
+    monkeypatch.setattr(losses, "_rows_per_block", lambda *_: rows)
     torch.manual_seed(0)
     hidden = F.normalize(torch.randn(10, 4, dtype=torch.float64)).requires_grad_()
     table = F.normalize(torch.randn(7, 4, dtype=torch.float64)).requires_grad_()
