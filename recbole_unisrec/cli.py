@@ -71,7 +71,11 @@ def train_parser() -> argparse.ArgumentParser:
 def train_command(arguments: list[str]) -> int:
     """Run ``train``: every model and stage in turn, one table at the end."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
+    from recbole_unisrec import together
+
     if "--leaderboard" in arguments:
+        if together.several():
+            raise UserError("the leaderboard starts its own processes (--jobs); start it without torchrun")
         from recbole_unisrec.leaderboard import cli as leaderboard
 
         return leaderboard.command(*split_settings(arguments, leaderboard.parser()))
@@ -94,6 +98,7 @@ def train_command(arguments: list[str]) -> int:
         raise UserError(
             "--refit trains again what a run has chosen; it does not go with --epochs 0 or with pre-training"
         )
+    overrides.update(together.rank_settings() if options.train_stage != ["pretrain"] else {})
     if options.train_stage == ["pretrain"]:
         return pretrain_command(options, overrides)
     if "pretrain" in (options.train_stage or []):
@@ -111,13 +116,17 @@ def train_command(arguments: list[str]) -> int:
             chosen = {**mine, "train_stage": stage} if stage else mine
             configs.append(build_config(model, options.dataset, options.config, chosen))
     encoder = options.encoder or ("minilm" if options.encode else None)
+    if together.several() and (len(configs) > 1 or encoder or options.refit):
+        raise UserError("torchrun trains one model at a time; encode, refit, and train others, in runs of their own")
     results, again = [], []
     for config in configs:
         quick_start.prepare(config, encoder, options.pooling)
-        results.append(quick_start.train(config, verbose=options.verbose, resume=options.resume))
+        results.append(together.train(config, verbose=options.verbose, resume=options.resume))
         if options.refit:
             again.append(refit.refit(config, results[-1], options.verbose, resume=options.resume))
         print(flush=True)
+    if not together.first():
+        return 0
     print(quick_start.table(results))
     for result in results:
         print(f"{result.label}: checkpoint {result.checkpoint}, everything about the run in the .json beside it")
@@ -136,6 +145,7 @@ def train_command(arguments: list[str]) -> int:
 
 def pretrain_command(options: argparse.Namespace, overrides: dict[str, object]) -> int:
     """Run ``train --train_stage pretrain``."""
+    from recbole_unisrec import together
     from recbole_unisrec.pretrain import run
     from recbole_unisrec.settings import build_config
 
@@ -146,7 +156,7 @@ def pretrain_command(options: argparse.Namespace, overrides: dict[str, object]) 
             "--encode and --recipe are for fine-tuning; encode each domain with `python -m dataset_tools.features`, and "
             "give settings one by one"
         )
-    config = build_config(run.MODEL, options.dataset, options.config, {**overrides, **run.rank_settings()})
+    config = build_config(run.MODEL, options.dataset, options.config, {**overrides, **together.rank_settings()})
     run.pretrain(config, options.resume, options.verbose)
     return 0
 

@@ -1,15 +1,16 @@
 """Processes that train one model together, started by ``torchrun``: gradients summed, negatives shared.
 
-Each process computes the loss of its own rows against the keys of all processes, so that the sum over processes is the
+In pre-training each process computes the loss of its own rows against the keys of all processes, so that the sum over processes is the
 loss of one process with the whole batch; so are the gradients, because the gather hands gradients back to the process
 that made a key.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from recbole_unisrec.errors import UserError
+from recbole_unisrec.watch import Watch
 
 TIMEOUT = datetime.timedelta(minutes=30)  # a rank may wait while rank 0 writes
 
@@ -68,6 +70,33 @@ def start(backend: str | None = None) -> World:
         except (RuntimeError, ValueError) as error:
             raise UserError(f"cannot start {size} processes with {chosen}: {str(error).splitlines()[0]}") from error
     return World(dist.get_rank(), dist.get_world_size())
+
+
+@contextlib.contextmanager
+def running(backend: str | None = None) -> Iterator[World]:
+    """`start`, with a watch over the other processes, and `stop`.
+
+    Raises
+    ------
+    UserError
+        If another process died; says which.
+    """
+    world = start(backend)
+    if world.size == 1:
+        yield world
+        return
+    watch = Watch(world.rank, world.size)
+    try:
+        yield world
+    except RuntimeError as error:  # of a collective operation, if another process is gone
+        sentence = watch.who_died()
+        if sentence is None:
+            raise
+        raise UserError(sentence) from error
+    else:
+        barrier(world)  # nobody leaves while another still needs the store
+        watch.stop()
+        stop()
 
 
 def stop() -> None:

@@ -36,6 +36,7 @@ from recbole_unisrec.unfinished import RunFolder
 from recbole_unisrec.whole_save import whole_torch_save
 
 EVAL_ROWS = 4096  # histories encoded at a time
+EVAL_ROWS_ON_DEVICE = 32_768  # the same on a GPU
 NAN_CHECK_EVERY = 50  # steps between looks at the loss on an accelerator, where each look is a synchronisation
 
 
@@ -56,6 +57,7 @@ class PackedTrainer(Trainer):
 
     def __init__(self, config: Any, model: TableRecommender) -> None:
         check_writable(config["checkpoint_dir"])
+        self.world = distributed.current()
         self.transfer = transfer_from_config(config, model, getattr(model, "text_encoder", ""))
         super().__init__(config, model)
         precision = config["precision"] or "fp32"
@@ -63,6 +65,9 @@ class PackedTrainer(Trainer):
             precision = "bf16"
         self.autocast_dtype = torch.bfloat16 if usable_precision(precision, self.device) == "bf16" else None
         self.recorded: GraphedEpochs | None = None
+        if self.world.size > 1:
+            distributed.copy_from_first(model.parameters(), self.world)
+            torch.manual_seed((int(config["seed"]) + 1_000_003 * self.world.rank) % 2**63)  # dropout of its own
         self.average: WeightAverage | None = None
         if config["ema_decay"]:
             self.average = WeightAverage(model, config["ema_decay"])
@@ -93,7 +98,7 @@ class PackedTrainer(Trainer):
     @property
     def graphs(self) -> bool:
         """Whether steps are to run as CUDA graphs (``graphs``)."""
-        return self.device.type == "cuda" and may_record(self.config) and distributed.current().size == 1
+        return self.device.type == "cuda" and may_record(self.config) and self.world.size == 1
 
     def move_weights(self) -> None:
         """From gradients to weights and their average."""
@@ -130,12 +135,14 @@ class PackedTrainer(Trainer):
             self.optimizer.zero_grad(set_to_none=True)
             with self.autocast():
                 loss = loss_func(batch)
+                loss = loss * getattr(batch, "share", 1.0)  # of the mean over all processes
             loss.backward()
+            distributed.sum_gradients(self.model.parameters(), self.world)
             self.move_weights()
             total += loss.detach()
-            if step % every == 0 and not torch.isfinite(total):
+            if step % every == 0 and not torch.isfinite(distributed.sum_over(total.clone(), self.world)):
                 raise UserError(self._not_finite(epoch_idx, step))
-        return float(total) / len(train_data)
+        return float(distributed.sum_over(total, self.world)) / len(train_data)
 
     def fit(
         self, train_data: Any, valid_data: Any = None, verbose: bool = True, saved: bool = True,
@@ -284,13 +291,17 @@ class PackedTrainer(Trainer):
         """
         self.model.eval()
         lengths = bucket_lengths(self.config["MAX_ITEM_LIST_LENGTH"])
-        ranks = torch.empty(len(pairs), dtype=torch.int64)
         with self.autocast():
             table = self.model.eval_table()
         candidates = self.model.candidate_vectors(table.float())
-        blocks = (pairs.target - pairs.start).argsort(stable=True).split(EVAL_ROWS)  # few lengths in each block
+        order = (pairs.target - pairs.start).argsort(stable=True)  # few lengths in each block
+        mine = order[self.world.rank :: self.world.size]
+        blocks = mine.split(EVAL_ROWS if self.device.type == "cpu" else EVAL_ROWS_ON_DEVICE)
+        found_ranks = torch.zeros(len(pairs), dtype=torch.int64, device=self.device)
         for index in tqdm(blocks, desc="evaluate", unit="block", leave=False, disable=None if show_progress else True):
-            batch, order = pack_last(pairs, index, lengths)
+            if not len(index):  # fewer users than processes
+                continue
+            batch, place = pack_last(pairs, index, lengths)
             with self.autocast():
                 output = self.model.packed_outputs(batch.to(self.device), table)
             seen = self.model.histories(batch)
@@ -300,8 +311,11 @@ class PackedTrainer(Trainer):
                 bias = self.model.seen_bias(seen)
             each = None if recommended is None else recommended.add
             found = target_ranks(output.float(), candidates, batch.target.to(self.device), seen, bias, each)
-            ranks[index[order]] = found.cpu()
-        return ranks
+            found_ranks[index[place].to(self.device, non_blocking=True)] = found
+        if recommended is not None and self.world.size > 1:
+            counts = distributed.sum_over(recommended.counts.to(self.device), self.world)
+            recommended.counts = counts.cpu()
+        return distributed.sum_over(found_ranks, self.world).cpu()
 
 
 class WeightAverage:

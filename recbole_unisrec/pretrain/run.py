@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,17 +47,6 @@ class PretrainResult:
     best: dict[str, Any] | None
 
 
-def rank_settings() -> dict[str, Any]:
-    """Settings that ``torchrun`` calls for: each process its own GPU, progress from the first one only."""
-    number = distributed.local_rank()
-    if number is None:
-        return {}
-    settings: dict[str, Any] = {"gpu_id": str(number)}
-    if int(os.environ.get("RANK", "0")):
-        settings["show_progress"] = False
-    return settings
-
-
 def make_loader(config: Config, dataset: MixtureDataset, world: distributed.World) -> PretrainLoader:
     """The loader that the settings describe."""
     augmentation = Augmentation(
@@ -99,11 +87,8 @@ def pretrain(config: Config, resume: bool = False, verbose: bool = False) -> Pre
     UserError
         If settings, mixture or checkpoints do not fit, or the loss is not finite.
     """
-    world = distributed.start(config["backend"])
-    try:
+    with distributed.running(config["backend"]) as world:
         return _run(config, world, resume, verbose)
-    finally:
-        distributed.stop()
 
 
 def _run(config: Config, world: distributed.World, resume: bool, verbose: bool) -> PretrainResult:

@@ -20,7 +20,8 @@ SETTINGS = {
     "inner_size": 40, "hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "hidden_act": "gelu",
     "layer_norm_eps": 1e-12, "initializer_range": 0.02, "USER_ID_FIELD": "user_id", "ITEM_ID_FIELD": "item_id",
     "LIST_SUFFIX": "_list", "ITEM_LIST_LENGTH_FIELD": "item_length", "NEG_PREFIX": "neg_",
-    "MAX_ITEM_LIST_LENGTH": 10, "device": "cpu", "gate_noise": True, "whitening": True, "history_bias": False, "mask_unseen_ids": False, "feature_scaling": "none", "feature_precision": "fp32",
+    "MAX_ITEM_LIST_LENGTH": 10, "device": "cpu", "gate_noise": True, "whitening": True, "history_bias": False, "mask_unseen_ids": False, "feature_scaling": "none", "feature_precision": "fp32", "loss": "full",
+    "item_optimizer": "auto",
 }  # fmt: skip
 
 

@@ -1,0 +1,123 @@
+"""Fine-tuning by two processes gives the weights of one; a process that dies takes the others with it, by name."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from recbole_unisrec import quick_start
+from recbole_unisrec.compat import safe_torch_load
+from recbole_unisrec.settings import build_config
+
+ROOT = Path(__file__).resolve().parents[1]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+TORCHRUN = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+EXACT = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "gate_noise": False, "epochs": 3, "learning_rate": 1e-3,
+         "train_batch_size": 100}  # fmt: skip
+
+
+def command(model: str, settings: dict[str, Any]) -> list[str]:
+    given = [f"--{name}={value}" for name, value in settings.items()]
+    return [str(ROOT / "run_unisrec.py"), "--model", model, "--dataset", "ring", "--backend=gloo", *given]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "own"),
+    [
+        ("UniSRec", {"train_stage": "transductive_ft", "ema_decay": 0.9}),
+        ("UniSRec", {"train_stage": "transductive_ft", "loss": "sampled", "negatives": "uniform+batch",
+                     "n_negatives": 8, "item_optimizer": "rows", "history_bias": True}),
+    ],
+)  # fmt: skip
+def test_two_processes_equal_one(ring: Path, small: dict[str, Any], model: str, own: dict[str, Any]) -> None:
+    settings = {**small, **EXACT, **own}
+    one = quick_start.train(build_config(model, "ring", [], {**settings, "checkpoint_dir": "one"}))
+    two = subprocess.run(
+        [*TORCHRUN, *command(model, {**settings, "checkpoint_dir": "two"})], env=ENVIRONMENT, capture_output=True,
+        text=True, timeout=600,
+    )  # fmt: skip
+    assert two.returncode == 0, two.stderr[-2000:]
+    assert two.stdout.count("epoch   0") == 1  # the first process alone prints
+    (checkpoint,) = Path("two").glob("**/*.pth")
+    expected = safe_torch_load(one.checkpoint, map_location="cpu")["state_dict"]
+    found = safe_torch_load(str(checkpoint), map_location="cpu")["state_dict"]
+    for name, tensor in expected.items():
+        if not name.endswith("key.bias"):  # its gradient is rounding alone
+            torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=2e-5, msg=name)
+    (beside,) = (p for p in Path("two").glob("**/*.json"))
+    assert json.loads(beside.read_text())["test"] == pytest.approx(one.test, abs=1e-3)
+
+
+@pytest.mark.usefixtures("ring")
+def test_what_does_not_go_with_several_processes(small: dict[str, Any]) -> None:
+    for arguments, sentence in (
+        (command("SASRec", {"data_path": "dataset/"}), "SASRec trains in one process"),
+        ([str(ROOT / "run_unisrec.py"), "--leaderboard", "--dataset", "ring"], "starts its own processes"),
+    ):
+        environment = {**ENVIRONMENT, "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
+        arguments = [a for a in arguments if not a.startswith("--backend")]
+        done = subprocess.run(
+            [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode != 0
+        assert sentence in done.stderr
+
+
+SCRIPT = """
+import sys, time, torch
+from dataset_tools.common import run_cli
+from recbole_unisrec import distributed, watch
+watch.SILENCE = 6.0
+watch.Watch.__init__.__defaults__ = (0.5, 6.0)
+def work(arguments):
+    with distributed.running("gloo") as world:
+        print("ready", flush=True)
+        while True:
+            if sys.argv[1] == "together":
+                torch.distributed.all_reduce(torch.ones(1))
+            time.sleep(0.05)
+sys.exit(run_cli(work, []))
+"""
+
+
+@pytest.mark.parametrize(("what", "victim"), [("together", 0), ("together", 1), ("apart", 1)])
+def test_a_process_that_dies_is_named_and_the_other_ends(tmp_path: Path, what: str, victim: int) -> None:
+    (tmp_path / "work.py").write_text(SCRIPT)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(2):
+        environment = {**ENVIRONMENT, "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank),
+                       "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-W", "ignore", str(tmp_path / "work.py"), what], env=environment,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )
+        )  # fmt: skip
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        time.sleep(2)  # some signs of life
+        processes[victim].send_signal(signal.SIGKILL)
+        other = processes[1 - victim]
+        _, errors = other.communicate(timeout=60)
+        assert other.returncode not in (0, -signal.SIGKILL)
+        assert "has died" in errors
+        assert ("rank 0" if victim == 0 else "process 1 of 2") in errors
+        assert "Traceback" not in errors
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
