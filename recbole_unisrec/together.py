@@ -14,6 +14,7 @@ from recbole.config import Config
 
 from recbole_unisrec import distributed, quick_start
 from recbole_unisrec.errors import UserError
+from recbole_unisrec.record import say
 from recbole_unisrec.registry import PACKED
 
 
@@ -56,7 +57,7 @@ def train(config: Config, verbose: bool = False, **options: Any) -> quick_start.
         raise UserError("--resume goes with one process; start it without torchrun")
     with distributed.running(config["backend"]) as world, tempfile.TemporaryDirectory() as scratch:
         if world.first:
-            quick_start.say(f"{world.size} processes, each with its share of the users of a batch")
+            say(f"{world.size} processes, each with its share of the users of a batch")
             return quick_start.train(config, verbose, **options)
         config["checkpoint_dir"] = scratch
         return quick_start.train(config, tell=lambda line: None, **options)

@@ -8,11 +8,11 @@ import sys
 import threading
 import time
 
-import torch.distributed as dist
+from torch.distributed.distributed_c10d import TCPStore
 
 BEAT = 2.0  # seconds between signs of life
 SILENCE = 30.0  # seconds without one after which a process counts as dead
-ENDED = b"ended"
+ENDED = "ended"
 
 
 class Watch:
@@ -31,7 +31,7 @@ class Watch:
     def __init__(self, rank: int, size: int, beat: float = BEAT, silence: float = SILENCE) -> None:
         self.rank, self.size, self.beat, self.silence = rank, size, beat, silence
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        self.store = dist.TCPStore(
+        self.store = TCPStore(
             address, port, is_master=False, wait_for_workers=False, timeout=datetime.timedelta(seconds=10)
         )
         self.dead: str | None = None
@@ -54,7 +54,7 @@ class Watch:
                 for rank, (last, _) in heard.items():
                     if self.store.check([self._key(rank)]):
                         value = self.store.get(self._key(rank))
-                        if value != last or value == ENDED:
+                        if value != last or value == ENDED.encode():
                             heard[rank] = (value, now)
                 failed_since = None
             except (RuntimeError, OSError):  # the store is gone, and with it the process or machine that keeps it
