@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 
-from torch.distributed.distributed_c10d import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 BEAT = 2.0  # seconds between signs of life
 SILENCE = 30.0  # seconds without one after which a process counts as dead
