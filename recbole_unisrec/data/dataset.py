@@ -18,6 +18,7 @@ from recbole_unisrec.data.benchmark import Given, read_given
 from recbole_unisrec.data.download import fetch_dataset
 from recbole_unisrec.data.feature_files import feature_paths, load_side_by_side
 from recbole_unisrec.data.features import FeatureTable
+from recbole_unisrec.data.mapped import MappedFeatures
 from recbole_unisrec.data.sequences import Pairs, Segments
 from recbole_unisrec.data.splits import Sequences, Split, as_given, hold_out_items, keep_users, split_function
 from recbole_unisrec.errors import UserError
@@ -28,6 +29,15 @@ OTHER_COLUMNS = (
     "unload_col", "additional_feat_suffix", "threshold", "preload_weight", "alias_of_user_id", "normalize_field",
     "normalize_all", "discretization", "numerical_features",
 )  # fmt: skip
+MANY_ITEMS = 200_000  # from so many on, ``features_on: auto`` leaves text features on the disk where it can
+
+
+def some_users(valid: Pairs, test: Pairs, most: int, n_users: int) -> tuple[Pairs, Pairs]:
+    """Validation and test pairs of at most so many users, always the same ones, for catalogues that take long to rank."""
+    users = torch.cat([valid.user, test.user]).unique().numpy()
+    kept = torch.zeros(n_users, dtype=torch.bool)
+    kept[torch.from_numpy(np.random.default_rng(0).permutation(users)[:most])] = True
+    return valid.where(kept[valid.user]), test.where(kept[test.user])
 
 
 class PairInteraction(Interaction):
@@ -300,8 +310,11 @@ class SequenceDataset(SequentialDataset):
         """
         self._change_feat_format()
         self._check_parts()
+        parts = list(self.split.parts)
+        if self.config["eval_users"]:
+            parts[1:] = some_users(parts[1], parts[2], int(self.config["eval_users"]), self.user_num)
         built = []
-        for pairs in self.split.parts:
+        for pairs in parts:
             part = self.copy(self.inter_feat)
             part._set_pairs(pairs)
             built.append(part)
@@ -368,13 +381,36 @@ class TextDataset(SequenceDataset):
             n_rows,
             config["plm_size"],
             config["text_cols"],
+            on_disk=stay_on_disk(config, len(tokens)),
         )
 
     @property
     def known_features(self) -> Tensor:
         """float32 [n, d_plm] features of the items that training may know of: all but those of ``cold_items``."""
+        if isinstance(self.features.weight, MappedFeatures):
+            return self.features.weight.sample(None if self.cold is None else ~self.cold)
         rows = self.features.weight[1:]
         return rows if self.cold is None else rows[~self.cold[1:]]
+
+
+def stay_on_disk(config: Any, n_items: int) -> bool:
+    """Whether text features stay in their file (``features_on``); ``auto`` leaves many there if a loss asks for few.
+
+    Raises
+    ------
+    UserError
+        If every step needs all of them.
+    """
+    where, full = config["features_on"] or "auto", (config["loss"] or "full") == "full"
+    if where == "disk" and full:
+        raise UserError(
+            "the full softmax needs all text features at every step; features_on=disk goes with loss=sampled or gbce"
+        )
+    as_it_is = (config["feature_precision"] or "fp32") == "fp32"
+    if where == "disk" and not as_it_is:
+        raise UserError("features_on=disk takes the file as it is; leave feature_precision out")
+    many = n_items >= MANY_ITEMS and config["device"].type == "cpu"
+    return where == "disk" or (where == "auto" and many and as_it_is and not full)
 
 
 def read_index(path: Path) -> dict[str, int]:

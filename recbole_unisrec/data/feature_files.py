@@ -9,6 +9,7 @@ import torch
 
 from dataset_tools.features import column_names
 from recbole_unisrec.data.features import FeatureTable, load_features, read_meta
+from recbole_unisrec.data.mapped import MappedFeatures
 from recbole_unisrec.errors import UserError
 
 
@@ -41,6 +42,7 @@ def load_side_by_side(
     n_rows: int,
     width: object = None,
     text_cols: object = None,
+    on_disk: bool = False,
 ) -> FeatureTable:
     """Load feature files; a row holds the vectors of all of them, in the order of `paths`.
 
@@ -52,6 +54,8 @@ def load_side_by_side(
         ``plm_size``: the width of the one file, or a list of those of all; None takes what the files say.
     text_cols
         The columns that the texts must be made of; None takes any.
+    on_disk
+        Whether rows stay in their files.
 
     Raises
     ------
@@ -65,12 +69,16 @@ def load_side_by_side(
         )
     for path in paths:
         check_columns(path, text_cols)
-    tables = [load_features(path, tokens, row_of, n_rows, w) for path, w in zip(paths, widths, strict=True)]
+    tables = [
+        load_features(path, tokens, row_of, n_rows, w, on_disk) for path, w in zip(paths, widths, strict=True)
+    ]
     if len(tables) == 1:
         return tables[0]
     known = all(table.encoder for table in tables)
+    weights = [table.weight for table in tables]
+    mapped = [weight for weight in weights if isinstance(weight, MappedFeatures)]
     return FeatureTable(
-        torch.cat([table.weight for table in tables], dim=1),
+        mapped[0].beside(mapped[1:]) if mapped else torch.cat([weight[:] for weight in weights], dim=1),
         " + ".join(table.encoder for table in tables) if known else "",
         tuple(table.width for table in tables),
     )

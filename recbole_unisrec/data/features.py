@@ -6,11 +6,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from recbole_unisrec.data.mapped import MappedFeatures
 from recbole_unisrec.errors import UserError
 
 DTYPES = {"float32": np.float32, "float16": np.float16}
@@ -23,14 +25,14 @@ class FeatureTable:
     Attributes
     ----------
     weight
-        float32 [n_items, d_plm]; row 0, the padding item, is zero.
+        float32 [n_items, d_plm]; row 0, the padding item, is zero. Either in memory, or mapped from the file.
     encoder
         Who made them (encoder, pooling, ...), as recorded beside the file; empty if nothing was recorded.
     widths
         Of the files that stand side by side in a row; empty for one file.
     """
 
-    weight: Tensor
+    weight: Tensor | MappedFeatures
     encoder: str
     widths: tuple[int, ...] = ()
 
@@ -40,12 +42,15 @@ class FeatureTable:
         return self.weight.shape[1]
 
 
+Features = TypeVar("Features", Tensor, MappedFeatures)
 SCALINGS = ("none", "standardize", "whiten")
 ROWS_PER_BLOCK = 16_384  # read from the file at a time
 FLOOR = 1e-3  # share of the mean variance added to every direction, so that those without text stay small
 
 
-def scale_features(weight: Tensor, how: str, reference: Tensor | None = None, widths: Sequence[int] = ()) -> Tensor:
+def scale_features(
+    weight: Features, how: str, reference: Tensor | None = None, widths: Sequence[int] = ()
+) -> Features:
     """Spread text features out before the adaptor sees them; those of a language model lie in a narrow cone.
 
     Parameters
@@ -67,7 +72,10 @@ def scale_features(weight: Tensor, how: str, reference: Tensor | None = None, wi
     """
     if how == "none":
         return weight
-    rows = scaled_rows(weight[1:], *scaling(weight[1:] if reference is None else reference, how, widths))
+    mean, matrix = scaling(weight[1:] if reference is None else reference, how, widths)
+    if isinstance(weight, MappedFeatures):
+        return weight.scaled(mean, matrix)
+    rows = scaled_rows(weight[1:], mean, matrix)
     return torch.cat([torch.zeros_like(weight[:1]), rows])
 
 
@@ -241,8 +249,9 @@ def open_features(path: Path, n_rows: int, width: int | None = None) -> tuple[np
 
 
 def load_features(
-    path: Path, tokens: Sequence[str], row_of: dict[str, int] | None, n_rows: int, width: int | None = None
-) -> FeatureTable:
+    path: Path, tokens: Sequence[str], row_of: dict[str, int] | None, n_rows: int, width: int | None = None,
+    on_disk: bool = False,
+) -> FeatureTable:  # fmt: skip
     """Load the features of a dataset's items in the order of their internal ids.
 
     Parameters
@@ -253,6 +262,8 @@ def load_features(
         Item tokens by internal id; the first is padding.
     row_of
         Row of each token; None if a token is its own row number (the authors' layout).
+    on_disk
+        Whether the rows stay in the file; they are looked through either way.
 
     Raises
     ------
@@ -267,14 +278,19 @@ def load_features(
             where = "NAME.item2index" if row_of is not None else f"0 to {n_rows - 1}"
             raise UserError(f"item {token!r} has no row in {path} (looked in {where}); {encode_hint(path.parent)}")
         rows[i] = row
-    weight, useless = torch.zeros(len(tokens), source.shape[1]), UselessRows()
+    useless = UselessRows()
+    weight = torch.zeros(1 if on_disk else len(tokens), source.shape[1])
     for start in range(0, len(rows), ROWS_PER_BLOCK):  # in one go there would be three copies
         block = source[rows[start : start + ROWS_PER_BLOCK]]
         useless.add(block)
-        weight[1 + start : 1 + start + len(block)] = torch.from_numpy(block)
-    if not torch.isfinite(weight).all():
-        bad = tokens[int((~torch.isfinite(weight)).any(dim=1).nonzero()[0])]
-        raise UserError(f"{path} holds NaN or infinity, first for item {bad!r}; {encode_hint(path.parent)}")
+        spoilt = ~np.isfinite(block).all(axis=1)
+        if spoilt.any():
+            bad = tokens[1 + start + int(spoilt.argmax())]
+            raise UserError(f"{path} holds NaN or infinity, first for item {bad!r}; {encode_hint(path.parent)}")
+        if not on_disk:
+            weight[1 + start : 1 + start + len(block)] = torch.from_numpy(block)
     if what := useless.what():
         raise UserError(f"{path} {what}; {encode_hint(path.parent)}")
+    if on_disk:
+        return FeatureTable(MappedFeatures(source, np.concatenate([[0], rows])), encoder)
     return FeatureTable(weight, encoder)

@@ -73,7 +73,7 @@ def train(config: Any, tell: Callable[[str], None] = record.say) -> quick_start.
         """Ranks the validation part after each epoch, keeps the best weights, stops when they stay the best."""
 
         def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
-            ranks = rank(module.net, split.valid, dataset.features.weight, window)
+            ranks = rank(module.net, split.valid, dataset.features.weight[:], window)
             score, epoch = rank_metrics(ranks, metrics, topk)[chosen_by], trainer.current_epoch
             seconds = time.perf_counter() - started - sum(e["seconds"] for e in epochs)
             loss = float(trainer.callback_metrics["train_loss"])
@@ -91,7 +91,7 @@ def train(config: Any, tell: Callable[[str], None] = record.say) -> quick_start.
             return trainer
 
     model = Model(
-        dataset.features.weight,
+        dataset.features.weight[:],
         n_factors=config["hidden_size"],
         n_blocks=config["n_layers"],
         n_heads=config["n_heads"],
@@ -108,7 +108,9 @@ def train(config: Any, tell: Callable[[str], None] = record.say) -> quick_start.
     within = torch.arange(len(sequence)) - torch.repeat_interleave(length.cumsum(0) - length, length)
     model.fit(sequence, split.items[start[sequence] + within], within)
     model.net.load_state_dict(best["state"])
-    ranks = {part: rank(model.net, getattr(split, part), dataset.features.weight, window) for part in ("valid", "test")}
+    ranks = {
+        part: rank(model.net, getattr(split, part), dataset.features.weight[:], window) for part in ("valid", "test")
+    }
     users = TestUsers.of(dataset)
     tokens = dataset.field2id_token[dataset.uid_field][split.test.user.numpy()].astype(str)
     order = np.lexsort((split.test.target.numpy(), tokens))

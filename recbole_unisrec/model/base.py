@@ -14,6 +14,7 @@ from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
 from torch import Tensor, nn
 
+from recbole_unisrec.data.mapped import MappedFeatures
 from recbole_unisrec.data.negatives import Drawn, SampledSettings
 from recbole_unisrec.data.sequences import PackedBatch, Seen, seen_of_padded
 from recbole_unisrec.model.dropout import Dropout
@@ -25,6 +26,7 @@ from recbole_unisrec.model.text_path import HISTORY, REPEATS, TextPath
 from recbole_unisrec.model.text_vectors import unit_features
 from recbole_unisrec.optim import learns_by_rows
 
+TABLE_ROWS = 16_384  # items of which features are read at a time
 # of `TableRecommender.history_bias`, in logits: how far it may go, and how far a weight of one is (Adam moves a weight by
 # about the learning rate a step, and several logits are wanted within some hundred steps)
 HISTORY_LIMIT = 20.0
@@ -125,6 +127,22 @@ class TableRecommender(SequentialRecommender):
         raise NotImplementedError
 
     # --- shared
+
+    def keep_features(self, features: Tensor | MappedFeatures, dtype: torch.dtype) -> None:
+        """Keep text features [n_items, d_plm] as ``features``: in memory, or mapped from their file."""
+        if isinstance(features, MappedFeatures):
+            self.features: Tensor | MappedFeatures = features
+        else:
+            self.register_buffer("features", features.to(dtype), persistent=False)
+
+    def whole_table(self) -> Tensor:
+        """`item_table` of all items; where their features lie in a file, block by block."""
+        if not isinstance(getattr(self, "features", None), MappedFeatures):
+            return self.item_table()
+        table = self.LayerNorm.weight.new_empty(self.n_items, self.hidden_size)
+        for items in torch.arange(self.n_items, device=table.device).split(TABLE_ROWS):
+            table[items] = self.item_table(items).to(table.dtype)
+        return table
 
     def encode(self, inputs: Tensor, position: Tensor, buckets: Buckets | Rows, last: Tensor | None = None) -> Tensor:
         """Encode item vectors [T, d] at int64 positions [T] -> outputs [T, d], or [B, d] of the rows `last` alone."""
@@ -275,7 +293,7 @@ class TableRecommender(SequentialRecommender):
         """
         state = tuple(t._version for t in (*self.parameters(), *self.buffers()))
         if self._cached is None or self._cached[0] != state or self._cached[1].device != self._device():
-            self._cached = (state, self.item_table())
+            self._cached = (state, self.whole_table())
         return self._cached[1]
 
     def _device(self) -> torch.device:

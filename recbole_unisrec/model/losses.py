@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_unisrec.data.sequences import Seen
+from recbole_unisrec.model.block_ranks import MANY_ITEMS, block_ranks
 from recbole_unisrec.model.linear import missing
 
 LOGITS_PER_BLOCK = 4_000_000  # elements of the largest block of logits in memory (16 MB in float32)
@@ -173,7 +174,9 @@ def target_ranks(
         int64 [B].
     """
     n_items = len(table)
-    rows = _rows_per_block(n_items)
+    if n_items >= MANY_ITEMS:
+        return block_ranks(hidden, table, target, seen, bias)
+    rows = _rows_per_block(n_items, table.device)
     table = F.pad(table, (0, 0, 0, missing(n_items)))
     ranks = [target.new_empty(0)]
     for start in range(0, len(hidden), rows):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from recbole_unisrec.data.sequences import PackedBatch
@@ -17,8 +18,7 @@ class SASRecText(TableRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset, cosine=False, temperature=1.0)
-        self.register_buffer("features", dataset.features.weight, persistent=False)
-        self.features: Tensor
+        self.keep_features(dataset.features.weight, torch.float32)
         self.text_map = nn.Linear(self.features.shape[1], self.hidden_size)
         self.apply(self.init_weights)
         self.add_text_path(config, dataset)

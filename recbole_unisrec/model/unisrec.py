@@ -35,9 +35,7 @@ class UniSRec(TableRecommender):
         features, scaling = dataset.features.weight, config["feature_scaling"] or "none"
         if scaling != "none":  # what is held out must not move the others
             features = scale_features(features, scaling, dataset.known_features, dataset.features.widths)
-        precision = config["feature_precision"] or "fp32"
-        self.register_buffer("features", features.to(FEATURE_PRECISIONS[precision]), persistent=False)
-        self.features: Tensor
+        self.keep_features(features, FEATURE_PRECISIONS[config["feature_precision"] or "fp32"])
         self.text_encoder: str = dataset.features.encoder
         # as in the authors' code, the expert weights keep their own initialisation
         if self.train_stage == "transductive_ft":

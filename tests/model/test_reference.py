@@ -21,7 +21,7 @@ SETTINGS = {
     "layer_norm_eps": 1e-12, "initializer_range": 0.02, "USER_ID_FIELD": "user_id", "ITEM_ID_FIELD": "item_id",
     "LIST_SUFFIX": "_list", "ITEM_LIST_LENGTH_FIELD": "item_length", "NEG_PREFIX": "neg_",
     "MAX_ITEM_LIST_LENGTH": 10, "device": "cpu", "gate_noise": True, "whitening": True, "history_bias": False, "mask_unseen_ids": False, "feature_scaling": "none", "feature_precision": "fp32", "loss": "full",
-    "item_optimizer": "auto",
+    "item_optimizer": "auto", "mask_history": False,
 }  # fmt: skip
 
 
