@@ -69,9 +69,7 @@ def load_side_by_side(
         )
     for path in paths:
         check_columns(path, text_cols)
-    tables = [
-        load_features(path, tokens, row_of, n_rows, w, on_disk) for path, w in zip(paths, widths, strict=True)
-    ]
+    tables = [load_features(path, tokens, row_of, n_rows, w, on_disk) for path, w in zip(paths, widths, strict=True)]
     if len(tables) == 1:
         return tables[0]
     known = all(table.encoder for table in tables)

@@ -48,9 +48,7 @@ ROWS_PER_BLOCK = 16_384  # read from the file at a time
 FLOOR = 1e-3  # share of the mean variance added to every direction, so that those without text stay small
 
 
-def scale_features(
-    weight: Features, how: str, reference: Tensor | None = None, widths: Sequence[int] = ()
-) -> Features:
+def scale_features(weight: Features, how: str, reference: Tensor | None = None, widths: Sequence[int] = ()) -> Features:
     """Spread text features out before the adaptor sees them; those of a language model lie in a narrow cone.
 
     Parameters
