@@ -119,6 +119,20 @@ _ROWS = [
             *((f"UniSRec-{stage}", "UniSRec", {"train_stage": f"{stage}_ft"}) for stage in STAGES),
         )
     ),
+    Row(
+        "SASRec-sampled",
+        "SASRecPacked",
+        {"loss": "sampled"},
+        about="SASRec on our data path; softmax over 1,024 uniform negatives a batch, with the logQ correction",
+        of="SASRecPacked",
+    ),
+    Row(
+        "SASRec-gBCE",
+        "SASRecPacked",
+        {"loss": "gbce"},
+        about="SASRec on our data path; gBCE with 1,024 uniform negatives a batch, t = 0.75",
+        of="SASRecPacked",
+    ),
     Row("GRU4Rec", "GRU4Rec", about="RecBole's"),
     Row("BERT4Rec", "BERT4Rec", about="RecBole's"),
     Row("FDSA", "FDSAText", about="RecBole's, text features for attributes"),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from recbole_unisrec.model.base import TableRecommender
+from recbole_unisrec.model.tables import item_embedding
 
 
 class SASRecPacked(TableRecommender):
@@ -14,9 +15,9 @@ class SASRecPacked(TableRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset, cosine=False, temperature=1.0)
-        self.item_embedding = nn.Embedding(self.n_items, self.hidden_size, padding_idx=0, sparse=self.item_rows)
+        self.item_embedding = item_embedding(self.n_items, self.hidden_size, self.item_rows)
         self.apply(self.init_weights)
 
     def item_table(self, items: Tensor | None = None) -> Tensor:
         """ID embeddings [n_items, d] or [..., d]."""
-        return self.item_embedding.weight if items is None else self.item_embedding(items)
+        return self.item_embedding.whole() if items is None else self.item_embedding(items)

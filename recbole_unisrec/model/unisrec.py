@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from recbole_unisrec.data.features import scale_features
 from recbole_unisrec.model.adaptor import MoEAdaptor
 from recbole_unisrec.model.base import TableRecommender
+from recbole_unisrec.model.tables import ItemEmbedding, item_embedding
 
 FEATURE_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FEATURE_KEY = "plm_embedding.weight"  # in the authors' checkpoints; the features are the dataset's, not the model's
@@ -39,9 +40,7 @@ class UniSRec(TableRecommender):
         self.text_encoder: str = dataset.features.encoder
         # as in the authors' code, the expert weights keep their own initialisation
         if self.train_stage == "transductive_ft":
-            self.item_embedding: nn.Embedding | None = nn.Embedding(
-                self.n_items, self.hidden_size, padding_idx=0, sparse=self.item_rows
-            )
+            self.item_embedding: ItemEmbedding | None = item_embedding(self.n_items, self.hidden_size, self.item_rows)
         else:
             self.item_embedding = None
         self.apply(self.init_weights)
@@ -67,7 +66,7 @@ class UniSRec(TableRecommender):
         """v_i, or v_i + e_i in the transductive form (paper Eq. 11, 12): [n_items, d] or [..., d]."""
         vectors = self.moe_adaptor(self.features if items is None else self.features[items])
         if self.item_embedding is not None:
-            embedding = self.item_embedding.weight if items is None else self.item_embedding(items)
+            embedding = self.item_embedding.whole() if items is None else self.item_embedding(items)
             if self.id_known is not None:
                 embedding = embedding * (self.id_known if items is None else self.id_known[items])
             vectors = vectors + embedding
