@@ -174,7 +174,7 @@ def target_ranks(
         int64 [B].
     """
     n_items = len(table)
-    if n_items >= MANY_ITEMS:
+    if n_items >= MANY_ITEMS and each is None:
         return block_ranks(hidden, table, target, seen, bias)
     rows = _rows_per_block(n_items, table.device)
     table = F.pad(table, (0, 0, 0, missing(n_items)))
