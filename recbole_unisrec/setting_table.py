@@ -220,7 +220,7 @@ TABLE: dict[str, list[Setting]] = {
         Setting("save_batches", whole(0), "also so many steps apart within an epoch; 0 is never", PRETRAIN),
         Setting("keep_checkpoints", whole(1), "the newest so many stay", PRETRAIN),
         Setting("rows_at_a_time", whole(0), "rows that go through the encoder together; 0 is all (faster, more memory)", PRETRAIN),
-        Setting("features_on", Choice(("auto", "device", "disk")), "where the text features lie; auto in pre-training: the disk without a GPU; else: the disk with loss sampled or gbce and 200,000 items or more", (*TEXTS[:3], *PRETRAIN)),
+        Setting("features_on", Choice(("auto", "device", "disk")), "where the text features lie; auto in pre-training: the disk without a GPU; else: the disk with loss sampled or gbce and 200,000 items or more", (*PATH, *PRETRAIN)),
         Setting("backend", Choice(("nccl", "gloo")), "of several processes; ~ is nccl with a GPU", (*PACKED, *PRETRAIN), optional=True),
         Setting("valid_users", whole(0), "users held out in each domain, at most 5%", PRETRAIN),
         Setting("valid_every", whole(0), "epochs between zero-shot validations; 0 is never", PRETRAIN),

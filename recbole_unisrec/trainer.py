@@ -98,7 +98,8 @@ class PackedTrainer(Trainer):
     @property
     def graphs(self) -> bool:
         """Whether steps are to run as CUDA graphs (``graphs``)."""
-        return self.device.type == "cuda" and may_record(self.config) and self.world.size == 1
+        plain = self.world.size == 1 and getattr(self.model, "text_path", None) is None  # the path goes by buckets
+        return self.device.type == "cuda" and may_record(self.config) and plain
 
     def move_weights(self) -> None:
         """From gradients to weights and their average."""

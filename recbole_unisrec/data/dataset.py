@@ -409,6 +409,9 @@ def stay_on_disk(config: Any, n_items: int) -> bool:
     as_it_is = (config["feature_precision"] or "fp32") == "fp32"
     if where == "disk" and not as_it_is:
         raise UserError("features_on=disk takes the file as it is; leave feature_precision out")
+    if where == "disk" and config["text_path"]:
+        raise UserError("text_path compares the texts of all items; leave it or features_on=disk out")
+    as_it_is = as_it_is and not config["text_path"]
     many = n_items >= MANY_ITEMS and config["device"].type == "cpu"
     return where == "disk" or (where == "auto" and many and as_it_is and not full)
 
