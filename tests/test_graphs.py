@@ -79,11 +79,12 @@ def message(step: int) -> str:
 
 
 SETTINGS = {"train_batch_size": 40, "hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "gate_noise": False}
+WITHOUT = {"text_path": False}  # its means go by length
 COLD = ("SASRecPacked", {"cold_items": 0.25, "history_bias": True})
 LONG = ("UniSRec", {"train_stage": "inductive_ft", "MAX_ITEM_LIST_LENGTH": 3, "history_bias": True})
 
 
-@pytest.mark.parametrize(("model", "own"), [*VARIANTS, COLD, LONG])
+@pytest.mark.parametrize(("model", "own"), [*((model, {**own, **WITHOUT}) for model, own in VARIANTS), COLD, LONG])
 def test_losses_and_gradients_equal_those_of_the_plain_path(
     ring: Path, small: dict[str, Any], model: str, own: dict[str, Any]
 ) -> None:
@@ -111,7 +112,8 @@ def test_losses_and_gradients_equal_those_of_the_plain_path(
 
 
 @pytest.mark.parametrize(
-    ("model", "own"), [("SASRecPacked", {}), ("UniSRec", {"train_stage": "transductive_ft", **recipe("ours")})]
+    ("model", "own"),
+    [("SASRecPacked", {}), ("UniSRec", {"train_stage": "transductive_ft", **recipe("ours"), **WITHOUT})],
 )
 def test_fifty_steps_give_the_losses_of_the_plain_path(
     ring: Path, small: dict[str, Any], model: str, own: dict[str, Any]
