@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset_tools import writer
+from dataset_tools import swap, writer
 from dataset_tools.common import UserError
 from dataset_tools.pipeline import Dataset
 
@@ -149,6 +149,7 @@ def test_disk_full_leaves_the_old_dataset(tmp_path, monkeypatch, step):
 
 
 def test_failed_rename_puts_the_old_dataset_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(swap, "exchange", lambda *_: False)  # a system that cannot exchange two names
     folder = writer.write_dataset(tmp_path, "toy", make_dataset([[0, 1, 0]]))
     before = _content(folder)
     rename = os.rename
