@@ -57,6 +57,8 @@ def _rival(standings: Sequence[Standing]) -> Standing | None:
 
 
 def _gain(value: float, rival: float) -> str:
+    if not rival:
+        return "beside 0 of"
     return f"{abs(value / rival - 1):.0%} {'above' if value >= rival else 'below'}"
 
 

@@ -93,3 +93,15 @@ class Rounds:
             f"      round {number + 1}: quality {float(found[2]):.4f}{' (best so far)' if better else ''}, "
             + (f"{duration(least)} to {duration(most)} left" if most > 0 else "the last one")
         )
+
+
+class Again:
+    """Hear of the last training, which has no measure and a known number of rounds."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def __call__(self, line: str) -> None:
+        """Take a line of `quick_start.train`."""
+        if found := re.match(r"epoch\s+(\d+)\s", line):
+            self.progress.say(f"      round {int(found[1]) + 1}")

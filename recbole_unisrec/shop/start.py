@@ -24,7 +24,7 @@ READING = (
     "separator", "no_quotes", "sheet", "date_order",
 )  # fmt: skip
 LEARNING = ("encoder", "recipe", "epochs", "seed")
-STEPS = 6
+STEPS = 7
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
@@ -138,10 +138,10 @@ def _work(args: argparse.Namespace) -> None:
         measure,
         read_sequences,
     )
-    from recbole_unisrec.shop.progress import Progress, Rounds
+    from recbole_unisrec.shop.progress import Again, Progress, Rounds
     from recbole_unisrec.shop.report import write_report
     from recbole_unisrec.shop.tables import Tables, build_dataset, read_exports
-    from recbole_unisrec.shop.training import LONG, NAME, choose_encoder, encode, recommender, train
+    from recbole_unisrec.shop.training import LONG, NAME, choose_encoder, encode, learn_all, recommender, train
 
     state, folder = _open_state(args), args.out
     bars = not args.quiet and sys.stderr.isatty()
@@ -176,22 +176,14 @@ def _work(args: argparse.Namespace) -> None:
     else:
         progress.skip("turning the product texts into numbers")
 
+    options: dict[str, Any] = {
+        "recipe": args.recipe, "epochs": args.epochs, "seed": args.seed, "bars": bars, "verbose": args.verbose,
+    }  # fmt: skip
     trained = state.done("train")
     if trained is None:
         with progress.step("learning"):
             rounds = Rounds(progress, LONG[0] if args.epochs is None else args.epochs, LONG[1])
-            result = train(
-                folder,
-                suffix,
-                k,
-                rounds,
-                recipe=args.recipe,
-                epochs=args.epochs,
-                seed=args.seed,
-                bars=bars,
-                verbose=args.verbose,
-            )
-            trained = state.finish("train", asdict(result))
+            trained = state.finish("train", asdict(train(folder, suffix, k, rounds, **options)))
     else:
         progress.skip("learning")
 
@@ -201,17 +193,24 @@ def _work(args: argparse.Namespace) -> None:
         sold = best_sellers(sequences)
         measured = measure(rec, held, sold, k, again)
         state.finish("measure", asdict(measured))
+    if not trained.get("final"):
+        with progress.step("learning once more, from all purchases"):
+            final = learn_all(folder, suffix, k, trained["checkpoint"], Again(progress), **options)
+            trained = state.finish("train", {**trained, "final": final})
+    else:
+        progress.skip("learning once more, from all purchases")
     if state.done("save") is None or not (folder / "model").is_dir():
         with progress.step("saving the model"):
-            rec.save(folder / "model")
-            state.finish("save", {"items": len(rec)})
+            served = recommender(trained["final"], folder, tables.products)
+            served.save(folder / "model")
+            state.finish("save", {"items": len(served)})
     else:
         progress.skip("saving the model")
     with progress.step("writing the report"):
         write_report(
             folder / "report.html", tables, read["dataset"], measured, rec, held,
             files=state.values["files"], updates=state.values["updates"],
-            one_order=in_one_order(sequences),
+            one_order=in_one_order(sequences), refit=trained["final"] != trained["checkpoint"],
         )  # fmt: skip
         state.finish("report", "report.html")
     _say_result(folder, measured)

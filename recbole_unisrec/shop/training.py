@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,12 +23,25 @@ LONG, SHORT = (300, 10), (8, 3)  # rounds at most, and rounds without improvemen
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of a training: the checkpoint, the rounds it took, its figure on the last purchases but one."""
+    """What came of a training.
+
+    Attributes
+    ----------
+    checkpoint
+        Of the model that was chosen and is measured; it has not seen the last two purchases of each customer.
+    rounds, seconds
+        How long it took.
+    valid
+        Its figure on the last purchases but one.
+    final
+        Checkpoint of the model to serve, which learned from all purchases; empty until there is one.
+    """
 
     checkpoint: str
     rounds: int
     seconds: float
     valid: float
+    final: str = ""
 
 
 def choose_encoder(name: str) -> str:
@@ -79,10 +93,53 @@ def train(
         Show RecBole's log too.
     """
     from recbole_unisrec import quick_start
+
+    config = _config(folder, suffix, k, recipe, epochs, seed, start, bars)
+    with _inside(folder), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
+        result = quick_start.train(config, verbose=verbose, tell=tell, resume=start is None)
+    return Trained(result.checkpoint, len(result.epochs), result.seconds, result.valid[f"ndcg@{k}"])
+
+
+def learn_all(
+    folder: Path,
+    suffix: str,
+    k: int,
+    checkpoint: str,
+    tell: Callable[[str], None],
+    *,
+    recipe: str = "ours",
+    epochs: int | None = None,
+    seed: int | None = None,
+    start: str | None = None,
+    bars: bool = False,
+    verbose: bool = False,
+) -> str:
+    """Train once more, on all purchases, for as many rounds as were best; gives the checkpoint to serve.
+
+    Parameters
+    ----------
+    checkpoint
+        What `train` gave with the same other parameters. It is given back if it was best before the first round.
+    """
+    from recbole_unisrec.quick_start import Result
+    from recbole_unisrec.refit import refit
+
+    result = Result(**json.loads(Path(checkpoint).with_suffix(".json").read_text(encoding="utf-8")))
+    if result.best_epoch < 0:
+        return checkpoint
+    config = _config(folder, suffix, k, recipe, epochs, seed, start, bars)
+    with _inside(folder), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
+        return refit(config, result, verbose, tell, resume=start is None).checkpoint
+
+
+def _config(
+    folder: Path, suffix: str, k: int, recipe: str, epochs: int | None, seed: int | None, start: str | None, bars: bool
+) -> Any:
     from recbole_unisrec.settings import build_config
 
     most, patience = SHORT if start else LONG
-    metric = f"NDCG@{k}"
     settings: dict[str, Any] = {
         "data_path": f"{folder.resolve() / 'dataset'}",
         "checkpoint_dir": f"{folder.resolve() / 'saved'}",
@@ -91,7 +148,7 @@ def train(
         "plm_suffix": suffix,
         "topk": [k],
         "metrics": ["Hit", "NDCG"],
-        "valid_metric": metric,
+        "valid_metric": f"NDCG@{k}",
         "epochs": most if epochs is None else epochs,
         "stopping_step": patience,
         "show_progress": bars,
@@ -100,11 +157,7 @@ def train(
         settings["seed"] = seed
     if start:
         settings |= {"pretrained": start, "freeze": "none"}
-    config = build_config("UniSRec", NAME, [], settings, tell=lambda line: None)
-    with _inside(folder), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
-        result = quick_start.train(config, verbose=verbose, tell=tell, resume=start is None)
-    return Trained(result.checkpoint, len(result.epochs), result.seconds, result.valid[metric.lower()])
+    return build_config("UniSRec", NAME, [], settings, tell=lambda line: None)
 
 
 @contextmanager

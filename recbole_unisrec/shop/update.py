@@ -6,7 +6,7 @@ import argparse
 import os
 import shutil
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from dataset_tools.common import UserError
 from recbole_unisrec.shop.start import READING, add_reading_options
 
-STEPS = 5
+STEPS = 6
 ENOUGH = 10  # customers with a new purchase, from which two models are compared
 
 
@@ -69,6 +69,7 @@ def update_command(arguments: list[str]) -> int:
 def _work(args: argparse.Namespace, state: Any) -> None:
     """Read, train, compare, keep the better one, report. Nothing of the shop changes before the comparison."""
     from recbole_unisrec.shop.measure import (
+        Measured,
         best_sellers,
         buys_again,
         held_out,
@@ -77,10 +78,10 @@ def _work(args: argparse.Namespace, state: Any) -> None:
         measure,
         read_sequences,
     )
-    from recbole_unisrec.shop.progress import Progress, Rounds
+    from recbole_unisrec.shop.progress import Again, Progress, Rounds
     from recbole_unisrec.shop.report import write_report
     from recbole_unisrec.shop.tables import Tables, build_dataset, read_exports
-    from recbole_unisrec.shop.training import NAME, SHORT, encode, recommender, train
+    from recbole_unisrec.shop.training import NAME, SHORT, encode, learn_all, recommender, train
 
     folder, progress = args.shop, Progress(STEPS, args.quiet)
     bars = not args.quiet and sys.stderr.isatty()
@@ -102,7 +103,8 @@ def _work(args: argparse.Namespace, state: Any) -> None:
         shutil.rmtree(work)
         print("no new purchase, no new product; nothing was changed")
         return
-    checkpoint = state.done("train")["checkpoint"]
+    last = state.done("train")
+    start = last.get("final") or last["checkpoint"]
     with progress.step("turning the product texts into numbers"):
         suffix = encode(work, _encoder(folder, state), bars)
     sequences = read_sequences(work / "dataset" / NAME, NAME)
@@ -112,8 +114,9 @@ def _work(args: argparse.Namespace, state: Any) -> None:
     old = recommender(folder / "model", work, tables.products)
     sold = best_sellers(sequences)
     if len(held) < ENOUGH:
-        progress.number += 2
-        model, trained, kept = old, None, "old"
+        progress.number += 3
+        model, shown, trained, kept = old, old, None, "old"
+        measured = Measured(**state.done("measure"))  # nothing new to measure by: the figure of before
         sentence = (
             f"the model before stays: only {len(held):,} customers with a new purchase can be compared, "
             f"{ENOUGH} are needed; new products are in"
@@ -121,32 +124,37 @@ def _work(args: argparse.Namespace, state: Any) -> None:
     else:
         with progress.step("learning from the weights of the last model"):
             most = SHORT[0] if args.epochs is None else args.epochs
-            options = state.values["options"]
-            trained = train(
-                work, suffix, k, Rounds(progress, most, SHORT[1]), recipe=options["recipe"], epochs=most,
-                seed=options["seed"], start=checkpoint, bars=bars, verbose=args.verbose,
-            )  # fmt: skip
+            options: dict[str, Any] = {name: state.values["options"][name] for name in ("recipe", "seed")}
+            options |= {"epochs": most, "start": start, "bars": bars, "verbose": args.verbose}
+            trained = train(work, suffix, k, Rounds(progress, most, SHORT[1]), **options)
         with progress.step("comparing both models on the newest orders"):
             new = recommender(trained.checkpoint, work, tables.products)
             shared = sorted(set(old.snapshot.items["item_id"]) & set(new.snapshot.items["item_id"]))
             was = measure(old, held, sold, k, again, shared)
             now = measure(new, held, sold, k, again, shared)
-        kept = "new" if now.gain >= was.gain else "old"
-        model = new if kept == "new" else old
+        kept, model, shown, measured = "old", old, old, measure(old, held, sold, k, again)
+        if now.gain >= was.gain:
+            kept, shown, measured = "new", new, measure(new, held, sold, k, again)
+            with progress.step("learning once more, from all purchases"):
+                trained = replace(
+                    trained, final=learn_all(work, suffix, k, trained.checkpoint, Again(progress), **options)
+                )
+                model = recommender(trained.final, work, tables.products)
+        else:
+            progress.number += 1
         sentence = (
             f"the {'new model is kept' if kept == 'new' else 'model before stays'}: of {len(held):,} customers with a new "
             f"purchase {now.hits:,} found it in the list of the new model, {was.hits:,} in that of the one before "
             f"(NDCG@{k} {now.gain:.4f} and {was.gain:.4f})"
         )
     with progress.step("saving, and writing the report"):
-        everyone = held_out(sequences)
-        measured = measure(model, everyone, sold, k, again)
         model.save(folder / "model")  # at once, for a service that runs
         if kept == "new" and trained is not None:
             for path in (work / "saved").iterdir():
                 os.replace(path, folder / "saved" / path.name)
-            moved = folder.resolve() / "saved" / Path(trained.checkpoint).name
-            state.values["steps"]["train"] = {**asdict(trained), "checkpoint": str(moved)}
+            saved = folder.resolve() / "saved"
+            moved = {name: str(saved / Path(getattr(trained, name)).name) for name in ("checkpoint", "final")}
+            state.values["steps"]["train"] = {**asdict(trained), **moved}
         state.values["steps"]["measure"] = asdict(measured)
         entry = {"when": datetime.now().strftime("%Y-%m-%d %H:%M"), "purchases": n_new, "products": added}
         state.values["updates"].append({**entry, "kept": kept, "sentence": sentence})
@@ -154,7 +162,7 @@ def _work(args: argparse.Namespace, state: Any) -> None:
         state.write()
         tables.notes = fresh.notes
         write_report(
-            folder / "report.html", tables, steps, measured, model, everyone,
+            folder / "report.html", tables, steps, measured, shown, held if len(held) >= ENOUGH else held_out(sequences),
             files=[path.name for path in (*args.orders, *([args.products] if args.products else []))],
             updates=state.values["updates"],
             one_order=in_one_order(sequences),

@@ -58,7 +58,7 @@ def state(shop):
 def test_from_files_to_model_and_report_and_on_with_new_orders(shop, capsys, monkeypatch):
     status, out, err = run(capsys, start.start_command, *FILES, *QUICK)
     assert status == 0, err
-    for said in ("[1/6] reading", "[6/6] writing", "user = 'Customer'", "dates have the day first", "round 3: quality"):
+    for said in ("[1/7] reading", "[7/7] writing", "user = 'Customer'", "dates have the day first", "round 3: quality"):
         assert said in err
     measured = state(shop)["steps"]["measure"]
     per_hundred = round(100 * measured["hits"] / measured["customers"])
@@ -71,6 +71,11 @@ def test_from_files_to_model_and_report_and_on_with_new_orders(shop, capsys, mon
     assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"|url\((?!#)|<script', page)
     assert "&lt;b&gt;thing" in page
     assert "<b>thing" not in page
+    # what is served learned from all purchases, what was measured did not
+    trained = state(shop)["steps"]["train"]
+    assert trained["final"].endswith("-refit.pth")
+    assert trained["final"].removesuffix("-refit.pth") == trained["checkpoint"].removesuffix(".pth")
+    assert "has learned from all purchases" in page
     # a product that nobody bought is in the model too
     rec = load(shop / "myshop" / "model")
     assert len(rec) == N_ITEMS + 1
@@ -84,7 +89,7 @@ def test_from_files_to_model_and_report_and_on_with_new_orders(shop, capsys, mon
     (shop / "myshop" / "report.html").unlink()
     status, again, err = run(capsys, start.start_command, *FILES, *QUICK)
     assert (status, again) == (0, out)
-    assert "[3/6] learning: done before, kept" in err
+    assert "[3/7] learning: done before, kept" in err
     assert (shop / "myshop" / "report.html").read_text() == page
     monkeypatch.undo()
     monkeypatch.chdir(shop)
@@ -143,8 +148,10 @@ def test_an_interrupted_run_goes_on_where_it_was(shop, capsys, monkeypatch):
     monkeypatch.setattr(training, "train", lambda *a, **k: pytest.fail("trained again"))
     status, _, err = run(capsys, start.start_command, *FILES, *QUICK)
     assert status == 0
-    assert "[1/6] reading your files: done before, kept" in err
-    assert state(shop)["steps"]["train"] == done["train"]
+    assert "[1/7] reading your files: done before, kept" in err
+    after = state(shop)["steps"]["train"]
+    assert after["final"]
+    assert {**after, "final": ""} == done["train"]
 
 
 def test_learning_that_was_cut_off_goes_on(shop, capsys, monkeypatch):
