@@ -20,6 +20,12 @@ REPEATS = 0.1  # `history_bias` starts at 0 where so many interactions are with 
 STEP = 10.0  # Adam moves a weight by about the learning rate a step; exponents and β must move faster
 
 
+def usual_popularity(popularity: Tensor) -> Tensor:
+    """The median of the counts above 0, int64 scalar: what a new item is given, as nobody had a chance to take it yet."""
+    taken = popularity[popularity > 0]
+    return taken.median() if len(taken) else popularity.new_zeros(())
+
+
 class TextPath(nn.Module):
     """logits = g·s·v_i/τ + κ·q·x̂_i + β·log(1 + n_i), as wider vectors of histories and items.
 

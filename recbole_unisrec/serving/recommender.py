@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from dataset_tools.lsa import LatentSemantics
 from dataset_tools.swap import recover_folder
 from recbole_unisrec.errors import UserError
+from recbole_unisrec.model.text_path import usual_popularity
 from recbole_unisrec.serving import explain as reasons
 from recbole_unisrec.serving import index as search
 from recbole_unisrec.serving.answers import Explanation, Placement, Recommendations
@@ -346,7 +348,12 @@ class Recommender:
     def _vectors(self, features: np.ndarray) -> Tensor:
         """Vectors of new items from their text features, float32 [n, d_plm] -> [n, d], with the columns of a path."""
         given = torch.from_numpy(features)
-        return self.network.widened(self.network.adapt(given), given)
+        return self.network.widened(self.network.adapt(given), given, self._usual.expand(len(given)))
+
+    @cached_property
+    def _usual(self) -> Tensor:
+        counts = self.snapshot.items["popularity"].to_numpy()
+        return usual_popularity(torch.from_numpy(np.array(counts, dtype=np.int64)))
 
     def _tenth(self, snapshot: Snapshot) -> Tensor:
         """Score of the tenth item for each of the kept histories, float32 [q]."""

@@ -600,3 +600,21 @@ def test_new_texts_through_an_encoder_fitted_to_the_old_ones(tmp_path: Path, mon
     after = dict(zip(answer.ids, answer.scores, strict=True))
     del after["new"]
     assert after == pytest.approx(dict(zip(before.ids, before.scores, strict=True)), abs=1e-5)
+
+
+def test_a_new_item_counts_as_taken_as_often_as_usual(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_ring(tmp_path / "dataset")
+    settings = {**SMALL, "train_stage": "inductive_ft", "recipe": "ours", "epochs": 1}
+    rec = load(quick_start.train(build_config("UniSRec", "ring", [], settings)).checkpoint)
+    counts = rec.snapshot.items["popularity"].to_numpy()
+    rec.add_items([{"item_id": "new", "text": "something"}], features(rec, "item-7"))
+    row = rec.snapshot.row("new")
+    assert row is not None
+    wide = rec.snapshot.vectors(torch.tensor([row, rec.snapshot.row("item-7")]))  # type: ignore[list-item]
+    # the column of log(1 + n) beside equal texts
+    lengths = wide[:, : rec.settings.hidden_size].norm(dim=1)
+    assert float((wide[0, -1] / lengths[0]).exp() - 1) == pytest.approx(
+        np.sort(counts)[(len(counts) - 1) // 2], rel=1e-3
+    )
+    assert torch.allclose(wide[0, :-1] / lengths[0], wide[1, :-1] / lengths[1], atol=1e-5)
