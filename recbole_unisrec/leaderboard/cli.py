@@ -22,7 +22,7 @@ settings:
   Settings for all rows are given as --name=value, for example --precision=bf16 --cold_items=0.1; a row whose model does
   not know one goes without it, and one line says so. A setting that a row would pass over (a learning rate where it is
   tuned) is refused. --cold_items and --cold_by=time hold items out of training, --train_users=0.1 learns from a
-  tenth of the users (see docs/comparing.md).
+  tenth of the users (see docs/compare.md).
 
 runs:
   A finished run is a JSON file in OUT/runs and is not run again. Its name is a digest of data, texts, pre-trained weights

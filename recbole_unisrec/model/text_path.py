@@ -10,7 +10,7 @@ from recbole_unisrec.model.encoder import Buckets
 from recbole_unisrec.model.text_vectors import history_mean, last_mean
 
 # Where the path starts. Decay and popularity are those that nearest texts alone do best with on validation; the others
-# were found there too (docs/leaderboard.md).
+# were found there too (docs/results.md).
 GAIN = 0.1  # g: the random outputs of a new encoder must not drown the texts
 KAPPA = 10.0  # κ
 DECAY = 0.7  # weight of an item of the history, of that of the next

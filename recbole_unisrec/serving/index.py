@@ -15,7 +15,7 @@ from recbole_unisrec.errors import UserError
 QUERIES = 1024  # rows of a block of scores
 SCORES = 8_000_000  # elements of a block of scores (32 MB)
 GROUP = 32  # scores of which first only the maximum is looked at
-APPROXIMATE_FROM = 50_000  # items; below, the exact answer takes less than 10 ms on two cores (docs/serving.md)
+APPROXIMATE_FROM = 50_000  # items; below, the exact answer takes less than 10 ms on two cores (docs/speed.md)
 RECALL = 0.99  # of the approximate index at k = 10
 RECALL_K = 10
 TIE = 1e-6  # scores closer than this are equal
