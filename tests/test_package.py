@@ -53,6 +53,15 @@ def test_the_wheel_from_the_source_archive_trains_from_another_folder(tmp_path: 
     run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel, cwd=elsewhere)
     where = run(python, "-c", "import recbole_unisrec; print(recbole_unisrec.__file__)", cwd=elsewhere)
     assert str(site.resolve()) in str(Path(where.strip()).resolve())
-    said = run(python.with_name("unisrec"), "train", "--epochs", "0", "--encoder", "lsa", "--plm_suffix=feat1LSA", cwd=elsewhere)
+    said = run(
+        python.with_name("unisrec"),
+        "train",
+        "--epochs",
+        "0",
+        "--encoder",
+        "lsa",
+        "--plm_suffix=feat1LSA",
+        cwd=elsewhere,
+    )
     assert "UniSRec on ml-100k: 943 users, 1,682 items" in said
     assert run(python.with_name("unisrec"), "--help", cwd=elsewhere).startswith("usage: unisrec COMMAND")
