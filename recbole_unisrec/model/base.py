@@ -22,7 +22,7 @@ from recbole_unisrec.model.encoder import MIN_ROW, Buckets, CausalTransformer, R
 from recbole_unisrec.model.linear import LANES
 from recbole_unisrec.model.losses import MAX_BOUNDED_SCALE, softmax_cross_entropy
 from recbole_unisrec.model.sampled_losses import gbce_beta, sampled_loss
-from recbole_unisrec.model.text_path import HISTORY, REPEATS, TextPath, usual_popularity
+from recbole_unisrec.model.text_path import HISTORY, REPEATS, TextPath, with_usual
 from recbole_unisrec.model.text_vectors import unit_features
 from recbole_unisrec.optim import learns_by_rows
 
@@ -104,9 +104,7 @@ class TableRecommender(SequentialRecommender):
         if not config["text_path"]:
             return
         unit = unit_features(dataset.features.weight, "whiten", dataset.known_features)
-        popularity = dataset.item_popularity()
-        if (cold := getattr(dataset, "cold", None)) is not None:
-            popularity[cold] = usual_popularity(popularity[~cold])
+        popularity = with_usual(dataset.item_popularity(), getattr(dataset, "cold", None))
         self.text_path = TextPath(
             unit, popularity, self.max_seq_length, self.temperature, float(config["text_path_alone"])
         )

@@ -26,6 +26,13 @@ def usual_popularity(popularity: Tensor) -> Tensor:
     return taken.median() if len(taken) else popularity.new_zeros(())
 
 
+def with_usual(popularity: Tensor, cold: Tensor | None) -> Tensor:
+    """Counts [n_items] in which items held out (bool `cold` [n_items], None for none) have `usual_popularity`."""
+    if cold is None:
+        return popularity
+    return torch.where(cold, usual_popularity(popularity[~cold]), popularity)
+
+
 class TextPath(nn.Module):
     """logits = g·s·v_i/τ + κ·q·x̂_i + β·log(1 + n_i), as wider vectors of histories and items.
 

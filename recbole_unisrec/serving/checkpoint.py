@@ -18,7 +18,7 @@ from recbole_unisrec.data.feature_files import feature_paths
 from recbole_unisrec.data.features import read_meta, scaling
 from recbole_unisrec.data.sequences import Pairs
 from recbole_unisrec.errors import UserError
-from recbole_unisrec.model.text_path import usual_popularity
+from recbole_unisrec.model.text_path import with_usual
 from recbole_unisrec.record import versions
 from recbole_unisrec.registry import MODELS, PACKED
 from recbole_unisrec.safe_load import safe_torch_load
@@ -105,10 +105,7 @@ def read_checkpoint(path: Path, data_path: str | Path | None = None) -> Parts:
         weights.update(path_weights=torch.stack(model.text_path.weights()), path_age=model.text_path.age_weights())
     network.load_state_dict(weights)
     if settings.path:
-        columns = popularity.clone()
-        if dataset.cold is not None:  # as in training: nobody could take them
-            columns[dataset.cold] = usual_popularity(popularity[~dataset.cold])
-        table = network.widened(table, dataset.features.weight, columns)
+        table = network.widened(table, dataset.features.weight, with_usual(popularity, dataset.cold))
 
     folder = Path(final["data_path"])
     files = feature_paths(folder, dataset_name, config["plm_suffix"]) if features is not None else []
