@@ -366,6 +366,7 @@ class Leaderboard:
             curve=[],
             seconds=time.perf_counter() - started,
             n_parameters=0,
+            config=record.plain({"dataset": self.dataset, **self.overrides}),  # which data; it has no other settings
             versions=record.versions(),
         )
 

@@ -227,6 +227,8 @@ def test_filters_of_the_data_reach_the_facts_and_every_row(setting: str, users: 
     for file in Path("leaderboard/ring/runs").rglob("*.npz"):
         assert sorted(np.load(file)["user"].tolist()) == expected, file
     pop = json.loads(next(Path("leaderboard/ring/runs/Pop").glob("*.json")).read_text())
+    assert pop["config"]["dataset"] == "ring"
+    assert pop["config"][name] == (0.5 if users else value)
     counts = dataset.item_popularity()
     target = dataset.split.test.items[dataset.split.test.target]
     order = np.lexsort((np.arange(len(counts)), -counts.numpy()))
