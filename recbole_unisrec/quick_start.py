@@ -58,6 +58,8 @@ class Result:
         Checksum of what was learned from, of models on our data path (`unfinished.fingerprint`).
     refit
         Of a last fit on all the data: the run that its figures are of, and its epochs; see `refit.refit`.
+    path_start
+        Where validation let the text's own path start, by setting (`path_start.choose_start`); None without a choice.
     """
 
     model: str
@@ -77,6 +79,7 @@ class Result:
     config: dict[str, Any] = field(repr=False)
     data: str = ""
     refit: dict[str, Any] | None = None
+    path_start: dict[str, float] | None = None
 
     @property
     def label(self) -> str:
@@ -385,6 +388,7 @@ def evaluate(
         versions=versions(),
         config=plain(config.final_config_dict),
         data=checksum,
+        path_start=getattr(trainer, "path_start", None),
     )
     write_text(Path(result.checkpoint).with_suffix(".json"), json.dumps(asdict(result), indent=1) + "\n")
     return result

@@ -57,7 +57,8 @@ def refit(
         raise UserError(f"{result.model} was not trained (epochs 0), so there is nothing to fit again; drop --refit")
     again = copy.deepcopy(config)
     again["eval_args"] = copy.deepcopy(EVERYTHING)
-    for name, value in (("epochs", epochs), ("cold_items", None), ("train_users", None)):
+    changed = {"epochs": epochs, "cold_items": None, "train_users": None, **(result.path_start or {})}
+    for name, value in changed.items():
         again[name] = value
     tell = tell or say
     tell(f"fitting {result.label} again on all of {result.dataset}, {epochs} epochs as chosen on validation")

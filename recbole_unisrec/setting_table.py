@@ -125,6 +125,8 @@ TABLE: dict[str, list[Setting]] = {
         Setting("feature_precision", Choice(("fp32", "bf16", "fp16")), "of the text features in memory", BOTH),
         Setting("text_path", FLAG, "the text's own path to the scores, beside the encoder (docs/results.md)", (*PATH, *PRETRAIN)),
         Setting("text_path_alone", DROPOUT, "share of the predictions of training that are made without the path", (*PATH, *PRETRAIN)),
+        Setting("text_path_decay", Number(0, 1, above=True), "where the path starts: each item of the history counts so much of the next; ~ is chosen on validation", (*PATH, *PRETRAIN), optional=True),
+        Setting("text_path_popularity", Number(0), "where the path starts: weight of log(1 + how often an item occurs in training), of that of the texts; ~ is chosen on validation", (*PATH, *PRETRAIN), optional=True),
         Setting("offset_penalty", Number(0), "weight of the mean squared length of the item offsets", ("ZESRec",)),
         Setting("decay", Number(0, 1, above=True), "each item of the history counts so much of the next", KNN),
         Setting("popularity_weight", Number(0), "of log(1 + how often an item occurs in training)", KNN),

@@ -31,6 +31,7 @@ from recbole_unisrec.metrics import RANK_METRICS, rank_metrics
 from recbole_unisrec.model.base import TableRecommender
 from recbole_unisrec.model.losses import target_ranks
 from recbole_unisrec.optim import RowAdam, clip_gradients
+from recbole_unisrec.path_start import TRIED, choose_start, some_pairs
 from recbole_unisrec.transfer import transfer_from_config
 from recbole_unisrec.unfinished import RunFolder
 from recbole_unisrec.whole_save import whole_torch_save
@@ -73,6 +74,7 @@ class PackedTrainer(Trainer):
             self.average = WeightAverage(model, config["ema_decay"])
         self.saved_model_file = own_name(self.saved_model_file)
         self.run: RunFolder | None = None
+        self.path_start: dict[str, float] | None = None  # what validation chose, see `path_start`
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
         params = [p for p in kwargs.pop("params", self.model.parameters()) if p.requires_grad]
@@ -151,17 +153,46 @@ class PackedTrainer(Trainer):
     ) -> Any:  # fmt: skip
         """Train; RecBole's signature and answer.
 
-        A model with a `text_path` is looked at before it is trained: its texts rank items by themselves, and with few users
-        training can lose more than it gains.
+        A model with a `text_path` is looked at before it is trained: validation chooses where the path starts
+        (`path_start`), and with few users training can lose more than it gains.
         """
         if 0 < self.epochs <= self.start_epoch:  # resumed, and RecBole would put the last epoch in the best one's place
             return self.best_valid_score, self.best_valid_result
-        first = self.start_epoch == 0 < self.epochs
-        if first and self.model.text_path is not None and valid_data and self.eval_step > 0:
+        if self.start_epoch == 0 and valid_data and self.config["eval_step"] > 0:
+            self._start_path(valid_data)
+        if (
+            self.start_epoch == 0 < self.epochs
+            and valid_data
+            and self.eval_step > 0
+            and self.model.text_path is not None
+        ):
             self.best_valid_score, self.best_valid_result = self._valid_epoch(valid_data, show_progress=show_progress)
             if saved:
                 self._save_checkpoint(-1, verbose=verbose)
         return super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+
+    def _start_path(self, valid_data: Any) -> None:
+        """Put the text's own path where validation has it best, unless it was trained before or somebody has said where."""
+        path, pairs = self.model.text_path, getattr(getattr(valid_data, "_dataset", None), "pairs", None)
+        given = {name: self.config[name] for name in TRIED}
+        if path is None or pairs is None or not len(pairs) or self.transfer is not None:
+            return
+        if None not in given.values():
+            return
+        metric, k = self.config["valid_metric"].lower().split("@")
+        some, metric = some_pairs(pairs), metric if metric in RANK_METRICS else "ndcg"
+
+        def put(start: dict[str, float]) -> None:
+            path.start_at(start["text_path_decay"], start["text_path_popularity"])
+            if self.average is not None:
+                self.average = WeightAverage(self.model, self.config["ema_decay"])
+
+        def score(start: dict[str, float]) -> float:
+            put(start)
+            return rank_metrics(self.ranks(some), [metric], [int(k)])[f"{metric}@{k}"]
+
+        self.path_start = choose_start(given, score)
+        put(self.path_start)
 
     def _epoch_of_graphs(self, train_data: PackedLoader, epoch: int, show_progress: bool) -> float:
         if self.recorded is None or self.recorded.plan.loader is not train_data:
@@ -197,6 +228,7 @@ class PackedTrainer(Trainer):
             "best_valid_score": self.best_valid_score,
             "other_parameter": self.model.other_parameter(),
             "optimizer": self.optimizer.state_dict(),
+            "path_start": self.path_start,
         }
         if self.average is not None:
             # copies: the average and the weights change places below
@@ -219,7 +251,8 @@ class PackedTrainer(Trainer):
         """
         from recbole_unisrec.safe_load import safe_torch_load
 
-        kept = safe_torch_load(str(resume_file), map_location=self.device).get("average")
+        saved = safe_torch_load(str(resume_file), map_location=self.device)
+        kept, self.path_start = saved.get("average"), saved.get("path_start")
         if (kept is None) != (self.average is None):
             have, want = ("no average", "one") if kept is None else ("an average", "none")
             raise UserError(

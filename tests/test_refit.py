@@ -1,6 +1,7 @@
 """A last fit on all the data: what it learns from, what its card says, and that it is what gets served."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from dataset_tools.common import run_cli
 from recbole_unisrec import quick_start
 from recbole_unisrec.cli import train_command
 from recbole_unisrec.errors import UserError
+from recbole_unisrec.model.text_path import DECAY, KAPPA, POPULARITY, STEP
 from recbole_unisrec.refit import refit
 from recbole_unisrec.safe_load import safe_torch_load
 from recbole_unisrec.serving.cli import save_command
@@ -49,6 +51,21 @@ def test_what_was_not_trained_is_not_fitted_again(ring: Path, small: dict[str, A
     with pytest.raises(UserError, match="nothing to fit again"):
         refit(config, result)
     assert run_cli(train_command, ["--dataset", "ring", "--epochs", "0", "--refit"]) == 1
+
+
+def test_the_path_starts_where_validation_chose(ring: Path, small: dict[str, Any]) -> None:
+    settings = {**small, **OWN, "text_path": True, "learning_rate": 1e-9, "ema_decay": None, "epochs": 1}
+    config = build_config("UniSRec", "ring", [], settings)
+    result = quick_start.train(config, tell=lambda _: None)
+    result.best_epoch = 0  # with this rate the start may stay best, and then there is nothing to fit again
+    result.path_start = {"text_path_popularity": 0.05, "text_path_decay": 0.5}  # whatever it was
+    again = refit(config, result, tell=lambda _: None)
+    weights = safe_torch_load(again.checkpoint)["state_dict"]
+    ages = torch.arange(8) * (math.log(0.5 / DECAY) / STEP)
+    torch.testing.assert_close(weights["text_path.age"], ages, atol=1e-6, rtol=0)
+    assert float(weights["text_path.beta"]) == pytest.approx(KAPPA * (0.05 - POPULARITY) / STEP, abs=1e-6)
+    card = json.loads(Path(again.checkpoint).with_suffix(".json").read_text())
+    assert (card["config"]["text_path_decay"], card["config"]["text_path_popularity"]) == (0.5, 0.05)
 
 
 def test_save_takes_it_and_says_so(ring: Path, small: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:

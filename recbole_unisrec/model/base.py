@@ -22,7 +22,7 @@ from recbole_unisrec.model.encoder import MIN_ROW, Buckets, CausalTransformer, R
 from recbole_unisrec.model.linear import LANES
 from recbole_unisrec.model.losses import MAX_BOUNDED_SCALE, softmax_cross_entropy
 from recbole_unisrec.model.sampled_losses import gbce_beta, sampled_loss
-from recbole_unisrec.model.text_path import HISTORY, REPEATS, TextPath, with_usual
+from recbole_unisrec.model.text_path import DECAY, HISTORY, POPULARITY, REPEATS, TextPath, with_usual
 from recbole_unisrec.model.text_vectors import unit_features
 from recbole_unisrec.optim import learns_by_rows
 
@@ -108,6 +108,8 @@ class TableRecommender(SequentialRecommender):
         self.text_path = TextPath(
             unit, popularity, self.max_seq_length, self.temperature, float(config["text_path_alone"])
         )
+        decay, weight = config["text_path_decay"], config["text_path_popularity"]
+        self.text_path.start_at(DECAY if decay is None else decay, POPULARITY if weight is None else weight)
         if self.history_bias is not None and dataset.repeat_share() < REPEATS:
             nn.init.constant_(self.history_bias, HISTORY / HISTORY_GAIN)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,12 +11,11 @@ from torch import Tensor, nn
 from recbole_unisrec.model.encoder import Buckets
 from recbole_unisrec.model.text_vectors import history_mean, last_mean
 
-# Where the path starts. Decay and popularity are those that nearest texts alone do best with on validation; the others
-# were found there too (docs/results.md).
-GAIN = 0.1  # g: the random outputs of a new encoder must not drown the texts
-KAPPA = 10.0  # κ
+# Where the path starts, if nothing else is said (docs/results.md); `path_start` lets validation choose the next two.
 DECAY = 0.7  # weight of an item of the history, of that of the next
 POPULARITY = 0.1  # β, of κ
+GAIN = 0.1  # g: the random outputs of a new encoder must not drown the texts
+KAPPA = 10.0  # κ
 HISTORY = -12.0  # logits of `history_bias`: else the encoder learns to point away from the texts of the history
 REPEATS = 0.1  # `history_bias` starts at 0 where so many interactions are with an item that the user had before
 STEP = 10.0  # Adam moves a weight by about the learning rate a step; exponents and β must move faster
@@ -67,6 +68,13 @@ class TextPath(nn.Module):
         self.kappa = nn.Parameter(torch.zeros(()))
         self.beta = nn.Parameter(torch.zeros(()))
         self.age = nn.Parameter(torch.zeros(window))
+
+    @torch.no_grad()
+    def start_at(self, decay: float, popularity: float) -> None:
+        """Let the weights of q be decay^age, and β = `popularity`·κ at the start of training; 0 < decay ≤ 1."""
+        ages = torch.arange(len(self.age), device=self.age.device)
+        self.age.copy_(ages * (math.log(decay / DECAY) / STEP))
+        self.beta.fill_(KAPPA * (popularity - POPULARITY) / STEP)
 
     def weights(self) -> tuple[Tensor, Tensor, Tensor]:
         """g, τ·κ and τ·β, scalars: what parts of the outputs are multiplied with."""

@@ -9,10 +9,11 @@ from recbole.data import create_dataset
 
 from recbole_unisrec import quick_start
 from recbole_unisrec.compat import safe_torch_load
-from recbole_unisrec.data.sequences import bucket_lengths, pack
+from recbole_unisrec.data.sequences import Pairs, bucket_lengths, pack
 from recbole_unisrec.model.base import HISTORY_GAIN
 from recbole_unisrec.model.text_path import DECAY, GAIN, HISTORY, KAPPA, POPULARITY, STEP
 from recbole_unisrec.model.text_vectors import unit_features
+from recbole_unisrec.path_start import MOST_USERS, TRIED, choose_start, some_pairs
 from recbole_unisrec.registry import MODELS
 from recbole_unisrec.settings import build_config, recipe
 
@@ -111,3 +112,50 @@ def test_it_learns_with_sampled_losses_and_cold_items(ring: Path, small: dict[st
         result = quick_start.train(build_config("UniSRec", "ring", [], {**own, **more}))
         assert result.epochs[-1]["loss"] < result.epochs[0]["loss"]
         assert result.test["hit@3"] > (0.4 if "cold_items" in more else 0.6)  # at random .125
+
+
+def test_validation_chooses_where_it_starts(ring: Path, small: dict[str, Any]) -> None:
+    settings = {**small, **MODEL_SETTINGS["UniSRec"], "epochs": 0, "ema_decay": 0.9}
+
+    def score(**start: float) -> tuple[float, dict[str, float]]:
+        result = quick_start.train(build_config("UniSRec", "ring", [], {**settings, **start}))
+        return result.valid["ndcg@3"], result.path_start
+
+    best, chosen = score()
+    for popularity in TRIED["text_path_popularity"]:
+        found, none = score(text_path_popularity=popularity, text_path_decay=DECAY)
+        assert none is None  # nothing was left to choose
+        assert found <= best
+    assert score(**chosen)[0] == best
+    assert score(text_path_popularity=0.3)[1]["text_path_popularity"] == 0.3
+    assert score(text_path_decay=1.0)[1]["text_path_decay"] == 1.0
+
+
+def test_a_start_is_nearest_texts_with_the_same_settings(ring: Path, small: dict[str, Any]) -> None:
+    network = made("UniSRec", small, text_path_decay=0.4, text_path_popularity=0.03)[2]
+    torch.testing.assert_close(network.text_path.age_weights(), 0.4 ** torch.arange(8.0))
+    _, kappa, beta = network.text_path.weights()
+    assert float((beta / kappa).detach()) == pytest.approx(0.03)
+
+
+def test_one_setting_after_the_other_and_a_tie_stays_with_the_usual_value() -> None:
+    nothing = dict.fromkeys(TRIED)
+    asked: list[dict[str, float]] = []
+
+    def score(start: dict[str, float]) -> float:
+        asked.append(start)
+        return -abs(start["text_path_popularity"] - 0.05) - abs(start["text_path_decay"] - 0.85)
+
+    assert choose_start(nothing, score) == {"text_path_popularity": 0.05, "text_path_decay": 0.85}
+    assert len(asked) == 7
+    assert choose_start(nothing, lambda _: 0.0) == {"text_path_popularity": POPULARITY, "text_path_decay": DECAY}
+    given = {"text_path_popularity": 0.0, "text_path_decay": 0.5}
+    assert choose_start(given, lambda _: pytest.fail("nothing is to be chosen")) == given
+
+
+@pytest.mark.parametrize("users", [10, 10_000, 10_001, 25_000])
+def test_it_looks_at_some_users(users: int) -> None:
+    place = torch.arange(users)
+    some = some_pairs(Pairs(place, place, place, place))
+    assert len(some) == min(users, MOST_USERS)
+    assert len(some.user.unique()) == len(some)

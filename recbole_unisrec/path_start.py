@@ -1,0 +1,55 @@
+"""Where the text's own path starts: what nearest texts do best with on validation, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from recbole_unisrec.data.sequences import Pairs
+from recbole_unisrec.model.text_path import DECAY, POPULARITY
+
+# one after the other, the usual value first: a tie stays with it
+TRIED = {
+    "text_path_popularity": (POPULARITY, 0.0, 0.02, 0.05, 0.2),
+    "text_path_decay": (DECAY, 0.5, 0.85),
+}
+MOST_USERS = 10_000  # whose validation items are ranked for it
+
+
+def some_pairs(pairs: Pairs) -> Pairs:
+    """At most `MOST_USERS` pairs, always the same ones."""
+    if len(pairs) <= MOST_USERS:
+        return pairs
+    kept = torch.zeros(len(pairs), dtype=torch.bool)
+    kept[torch.from_numpy(np.random.default_rng(0).permutation(len(pairs))[:MOST_USERS])] = True
+    return pairs.where(kept)
+
+
+def choose_start(given: dict[str, float | None], score: Callable[[dict[str, float]], float]) -> dict[str, float]:
+    """The values of `TRIED` with the best score, one setting after the other.
+
+    Parameters
+    ----------
+    given
+        Values by the names of `TRIED` that somebody has set; None is to be chosen.
+    score
+        Of a start; higher is better.
+
+    Returns
+    -------
+    dict
+        A value for each name of `TRIED`.
+    """
+    point = {name: values[0] if given[name] is None else float(given[name] or 0) for name, values in TRIED.items()}
+    found: dict[tuple[float, ...], float] = {}
+    for name, values in TRIED.items():
+        if given[name] is not None:
+            continue
+        points = [point | {name: value} for value in values]
+        for tried in points:
+            key = tuple(tried.values())
+            found[key] = found[key] if key in found else score(tried)
+        point = max(points, key=lambda tried: found[tuple(tried.values())])
+    return point
