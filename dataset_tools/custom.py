@@ -62,6 +62,7 @@ def build(
     provenance : dict
         For `dataset_tools.writer.write_dataset`.
     """
+    import numpy as np
     import polars as pl
 
     from dataset_tools import pipeline
@@ -71,6 +72,7 @@ def build(
     from dataset_tools.shops import products
     from dataset_tools.shops.choose import choose_columns
     from dataset_tools.shops.orders import read_orders
+    from dataset_tools.shops.returns import rows_that_count
     from dataset_tools.sources import BadLines, peek
     from dataset_tools.writer import provenance
 
@@ -80,7 +82,12 @@ def build(
     columns, item_columns = choose_columns(interactions, head, items, item_head, layout, wishes)
     collector, left = Collector(), LeftOut()
     texts: dict[int, str] = {}
-    for frame in read_orders(interactions, columns, reading, left, bad):
+    back: list[pl.DataFrame] = []
+    quantities: list[np.ndarray] = []
+    orders: list[np.ndarray] = []
+    for frame in read_orders(interactions, columns, reading, left, bad, back):
+        quantities.append(frame["quantity"].to_numpy().astype(np.float32))
+        orders.append(frame["order"].to_numpy().astype(np.uint32))
         ids = products.canonical(frame["item"], id_match)
         codes = collector.append(frame["user"], ids, frame["_time"].to_numpy(), frame["rating"].to_numpy())
         if items is None:
@@ -93,7 +100,8 @@ def build(
             f"no row of {interactions.path.name} is left: of {left.rows:,} rows {left.reasons[why]:,} are {why}; "
             "are these the right columns (see --help)?"
         )
-    data = collector.interactions(interactions.path)
+    rows = rows_that_count(interactions, collector, back, quantities, orders, id_match, left)
+    data = collector.interactions(interactions.path, rows)
     data.steps[:0] = left.steps(interactions, bad)
     names: dict[int, str] = {}
     counts: dict[str, int] = {}
@@ -158,8 +166,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_table_arguments(parser.add_argument_group("how the tables are written (found out, and said, without these)"))
 
 
-def add_shop_options(source: argparse._ActionsContainer) -> None:
-    """Add the flags that say which column is what, and what is left out."""
+def add_shop_options(source: argparse._ActionsContainer, drops: bool = False) -> None:
+    """Add the flags that say which column is what, and what is left out.
+
+    Parameters
+    ----------
+    drops
+        Whether returns are left out without a flag, for the help.
+    """
     source.add_argument(
         "--preset",
         choices=(*layouts.PRESETS, "none"),
@@ -186,7 +200,8 @@ def add_shop_options(source: argparse._ActionsContainer) -> None:
     drop = source.add_mutually_exclusive_group()
     drop.add_argument(
         "--drop_returns", action="store_true", default=None,
-        help="leave out returns (quantity below 1, or all sent back) and cancelled orders (default with a preset)",
+        help="leave out cancelled orders, returns (quantity below 1), and purchases of which every piece came back "
+        + ("(default)" if drops else "(default with a preset)"),
     )  # fmt: skip
     drop.add_argument(
         "--keep_returns", action="store_false", dest="drop_returns", default=None, help="count them as purchases"

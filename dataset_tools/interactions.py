@@ -44,8 +44,20 @@ class Collector:
             parts.append(np.array(column))
         return codes
 
-    def interactions(self, path: Path) -> Interactions:
+    def column(self, name: str) -> np.ndarray:
+        """One of ``users``, ``items``, ``times`` and ``ratings`` [n], copied."""
+        parts = self._parts[name]
+        return np.concatenate(parts) if parts else np.empty(0, dtype=self._types[name])
+
+    def interactions(self, path: Path, rows: np.ndarray | None = None) -> Interactions:
         """Hand out all rows, once, without those that repeat another.
+
+        Parameters
+        ----------
+        path
+            Where they were read from.
+        rows
+            A mask or an order of the rows; None for all as they came.
 
         Raises
         ------
@@ -55,6 +67,8 @@ class Collector:
         columns: dict[str, Any] = {name: self._take(name) for name in self._types}
         data = Interactions(**columns, user_ids=self.user_ids, item_ids=self.item_ids)
         del columns
+        if rows is not None:
+            data.keep(rows)
         if not len(data):
             raise UserError(f"{path} holds no interaction that can be read; is it the right file?")
         data.times = whole_times(data.times)

@@ -33,7 +33,7 @@ class Columns:
     time: str | None = None
     order: str | None = None
     quantity: str | None = None
-    refunded: str | None = None
+    refunded: tuple[str, ...] = ()
     status: str | None = None
     cancelled: str | None = None
     rating: str | None = None
@@ -42,8 +42,8 @@ class Columns:
 
     def all(self) -> list[str]:
         """Every column that is read, once."""
-        single = (self.user, self.time, self.order, self.quantity, self.refunded, self.status, self.cancelled)
-        return list(dict.fromkeys(name for name in (*single, self.rating, self.title, *self.items) if name))
+        single = (self.user, self.time, self.order, self.quantity, self.status, self.cancelled, self.rating, self.title)
+        return list(dict.fromkeys(name for name in (*single, *self.refunded, *self.items) if name))
 
 
 @dataclass
@@ -130,7 +130,7 @@ def choose_columns(
         order=_optional(orders, wishes.order, head, layout.order, taken=(user, time, *items)),
         quantity=_optional(orders, wishes.quantity, head, layout.quantity, taken=(user, time, *items)),
         status=_optional(orders, wishes.status, head, layout.status, taken=(user, time, *items)),
-        refunded=_first(head, layout.refunded),
+        refunded=tuple(c for names in layout.refunded if (c := _first(head, names))),
         cancelled=_first(head, layout.cancelled),
         rating=_wished(orders, wishes.rating, names),
         title=title if title else (items[0] if not products else None),

@@ -19,7 +19,7 @@ class Layout:
     lists
         Columns that hold all items of an order in one cell. A name that ends with ``*`` stands for a row of columns.
     refunded
-        How many of ``quantity`` came back.
+        How many of ``quantity`` came back; of each tuple one column counts, and they are added up.
     cancelled
         Is filled for cancelled orders alone.
     left_out
@@ -44,7 +44,7 @@ class Layout:
     status: Names = ()
     title: Names = ()
     lists: Names = ()
-    refunded: Names = ()
+    refunded: tuple[Names, ...] = ()
     cancelled: Names = ()
     left_out: Names = ()
     guests: Names = ()
@@ -135,7 +135,7 @@ PRESETS: dict[str, Layout] = {
         status=("status", "order_status", "Order Status"),
         title=("item_name", "Item Name", "Product Name"),
         lists=("line_items", "line_item_*", "Product(s)", "Products"),
-        refunded=("item_refunded_qty", "Quantity Refunded"),
+        refunded=(("item_refunded_qty", "Quantity Refunded"),),
         left_out=("cancelled", "refunded", "failed", "trash", "draft", "checkout-draft", "auto-draft"),
         guests=("0", "guest"),
         product=("SKU", "ID", "Name"),
@@ -154,7 +154,7 @@ PRESETS: dict[str, Layout] = {
         quantity=("qty_ordered", "item_qty_ordered", "Qty Ordered", "qty"),
         status=("status", "order_status", "state"),
         title=("name", "item_name", "product_name"),
-        refunded=("qty_refunded", "qty_canceled"),
+        refunded=(("qty_refunded",), ("qty_canceled",)),
         left_out=("canceled", "cancelled", "closed", "fraud"),
         product=("sku", "entity_id", "product_id"),
         texts=(("name",), ("categories", "_category"), ("manufacturer", "brand")),
@@ -171,7 +171,7 @@ PRESETS: dict[str, Layout] = {
         quantity=("product_quantity", "quantity"),
         status=("current_state", "order_state", "state_name", "Status", "Order state", "state"),
         title=("product_name",),
-        refunded=("product_quantity_refunded", "product_quantity_return"),
+        refunded=(("product_quantity_refunded", "product_quantity_return"),),
         # the ids are those of a fresh shop: canceled, refunded, payment error
         left_out=("6", "7", "8", "canceled", "cancelled", "refunded", "payment error", "annulé", "remboursé",
                   "erreur de paiement"),
@@ -193,7 +193,7 @@ PRESETS: dict[str, Layout] = {
         status=("Order Status", "Status"),
         title=("Product Name",),
         lists=("Product Details", "Products"),
-        refunded=("Quantity Refunded",),
+        refunded=(("Quantity Refunded",),),
         left_out=("cancelled", "refunded", "declined", "incomplete"),
         guests=("0",),
         product=("Product Code/SKU", "SKU", "Code", "Product ID", "ID", "Product SKU", "Name"),

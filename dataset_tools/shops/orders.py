@@ -51,9 +51,18 @@ class Reading:
 
 
 def read_orders(
-    source: Source, columns: Columns, reading: Reading, left: LeftOut, bad: BadLines
+    source: Source,
+    columns: Columns,
+    reading: Reading,
+    left: LeftOut,
+    bad: BadLines,
+    back: list[pl.DataFrame] | None = None,
 ) -> Iterator[pl.DataFrame]:
-    """Yield frames with ``user``, ``item``, ``_time``, ``rating`` and ``title`` of the rows that count, in file order.
+    """Yield frames of the rows that count, in file order.
+
+    Their columns are ``user``, ``item``, ``_time``, ``rating``, ``title``, ``quantity`` (above 0; what is left after
+    refunds that stand in the same row; 1 where nothing says it) and ``order`` (a number that rises with each order, or
+    with each row of the file where there is no column of the order).
 
     Parameters
     ----------
@@ -63,39 +72,73 @@ def read_orders(
         Counts the rows, and those that are left out by reason.
     bad
         Where rows go that cannot be read.
+    back
+        Takes frames with ``user``, ``item``, ``_time`` and ``quantity`` of the rows that are left out as returns (below
+        0) or as cancelled or refunded (0).
     """
     types: dict[str, Any] = dict.fromkeys(columns.all(), pl.String)
     if columns.rating:
         types[columns.rating] = pl.Float64
     day_first = _day_first(source, columns, reading)
     carry: dict[str, Any] = {}
-    returns = done = 0
+    returns = done = orders = 0
+    last: str | None = None
+    nobody = LeftOut()  # counts what is counted elsewhere
+
+    def finished(table: Table, left: LeftOut, bad: BadLines) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Guests, lists of items, missing ids and times of one block; what counts, and items of lists that came back."""
+        user = table[1][columns.user]
+        guests = user.is_null() | user.is_in(list(reading.guests)).fill_null(False)
+        table = left.out(table, guests, "without a user (guests)")
+        table = _items(table, columns, left)
+        away = table[1]["_quantity"] <= 0
+        if not (columns.form and reading.drops_returns and left is not nobody):
+            away = away & False
+        gone = keep_rows(table, away.to_numpy())
+        table = left.out(table, away, "with returns")
+        table = left.out(table, table[1]["item"].is_null(), "without an item")
+        return timed(_no_missing_words(table, columns, source, bad), left, bad), timed(
+            gone, nobody, BadLines(1 << 62, 0)
+        )
+
+    def timed(table: Table, left: LeftOut, bad: BadLines) -> pl.DataFrame:
+        if columns.time is None:
+            return table[1]
+        if table[1][columns.time].dtype == pl.String:
+            table = left.out(table, table[1][columns.time].is_null(), "without a time")
+        formats = (reading.time_format,) if reading.time_format else None
+        reason = "is not a time (see --time_format)"
+        return with_times(table, columns.time, source, bad, formats, reason, day_first)[1]
+
     for lines, raw in read_table(source, types, bad, required={}, **reading.options()):
         left.rows += len(raw)
         unreadable = bad.per_file.get(source.path.name, 0)
         frame, carry = _fill_orders(_stripped(raw, columns), columns, carry)
-        table: Table = lines, frame
-        cancelled, returned = _cancelled(frame, columns, reading), _returned(frame, columns)
+        numbers, orders, last = _order_numbers(frame, columns, orders, last)
+        quantity = _quantity(frame, columns)
+        cancelled, returned = _cancelled(frame, columns, reading), (quantity <= 0).fill_null(False)
+        quantity = pl.select(pl.when(cancelled).then(0.0).otherwise(quantity.fill_null(1.0))).to_series()
+        row = pl.int_range(pl.len()).alias("_row")
+        table: Table = lines, frame.with_columns(numbers.alias("_order"), quantity.alias("_quantity"), row)
+        away = table[1].head(0)
         if reading.drops_returns:
+            gone = keep_rows(table, (cancelled | returned).to_numpy())
             table = left.out(table, cancelled, "of cancelled orders")
             table = left.out(table, returned.filter(~cancelled), "with returns")
+            away, _ = finished(gone, nobody, BadLines(1 << 62, 0))
         else:
             returns += int((cancelled | returned).sum())
-        user = table[1][columns.user]
-        guests = user.is_null() | user.is_in(list(reading.guests)).fill_null(False)
-        table = left.out(table, guests, "without a user (guests)")
-        table = _items(table, columns, reading, left)
-        table = left.out(table, table[1]["item"].is_null(), "without an item")
-        table = _no_missing_words(table, columns, source, bad)
-        if columns.time:
-            kind = table[1][columns.time].dtype
-            if kind == pl.String:
-                table = left.out(table, table[1][columns.time].is_null(), "without a time")
-            formats = (reading.time_format,) if reading.time_format else None
-            reason = "is not a time (see --time_format)"
-            _, frame = with_times(table, columns.time, source, bad, formats, reason, day_first)
-        else:
-            frame = table[1].with_columns((pl.int_range(pl.len()).cast(pl.Float64) + done).alias("_time"))
+            table = lines, table[1].with_columns(_quantity=pl.lit(1.0))
+        frame, items = finished(table, left, bad)
+        if columns.time is None:
+            frame = frame.with_columns((pl.int_range(pl.len()).cast(pl.Float64) + done).alias("_time"))
+            away, items = (_between(part, frame, done) for part in (away, items))
+        if back is not None:
+            back += [
+                part.select(pl.col(columns.user).alias("user"), "item", "_time", quantity="_quantity")
+                for part in (away, items)
+                if len(part)
+            ]
         left.rows -= bad.per_file.get(source.path.name, 0) - unreadable  # those are counted as bad lines
         done += len(frame)
         yield frame.select(
@@ -104,11 +147,25 @@ def read_orders(
             "_time",
             (pl.col(columns.rating).fill_null(0.0) if columns.rating else pl.lit(0.0)).alias("rating"),
             (pl.col(columns.title) if columns.title else pl.lit(None, dtype=pl.String)).alias("title"),
+            quantity="_quantity",
+            order="_order",
         )
     if returns:
         source.note(
             f"{returns:,} rows are returns or of cancelled orders, and count as purchases; leave them out by --drop_returns"
         )
+
+
+def _order_numbers(
+    frame: pl.DataFrame, columns: Columns, before: int, last: str | None
+) -> tuple[pl.Series, int, str | None]:
+    """A number for each row that rises with each order, the highest one, and the id of the last order."""
+    if columns.order is None or not len(frame):
+        return pl.Series(np.arange(before + 1, before + len(frame) + 1)), before + len(frame), None
+    ids = frame[columns.order]
+    fresh = (ids != ids.shift(1, fill_value=last)).fill_null(True)  # a row without an order is one of its own
+    numbers = fresh.cast(pl.Int64).cum_sum() + before
+    return numbers, int(numbers[-1]), ids[-1]
 
 
 def _stripped(frame: pl.DataFrame, columns: Columns) -> pl.DataFrame:
@@ -177,38 +234,47 @@ def _cancelled(frame: pl.DataFrame, columns: Columns, reading: Reading) -> pl.Se
     return mask
 
 
-def _returned(frame: pl.DataFrame, columns: Columns) -> pl.Series:
-    mask = pl.Series(np.zeros(len(frame), dtype=bool))
-    if columns.quantity and not columns.form:
-        quantity = _number(frame, columns.quantity)
-        mask |= (quantity <= 0).fill_null(False)
-        if columns.refunded:
-            mask |= (_number(frame, columns.refunded).abs() >= quantity).fill_null(False)
-    return mask
+def _quantity(frame: pl.DataFrame, columns: Columns) -> pl.Series:
+    """Pieces that are left of each row, float64, 0 where all came back, below 0 for a return; null where nothing says it."""
+    if not columns.quantity or columns.form:
+        return pl.Series(np.full(len(frame), np.nan)).fill_nan(None)
+    bought = _number(frame, columns.quantity)
+    if not columns.refunded:
+        return bought
+    refunded = sum((_number(frame, name).abs().fill_null(0.0) for name in columns.refunded), start=0.0 * bought)
+    left = pl.select(pl.max_horizontal(bought - refunded, 0.0)).to_series()
+    return pl.select(pl.when(bought < 0).then(bought).otherwise(left)).to_series()
 
 
-def _items(table: Table, columns: Columns, reading: Reading, left: LeftOut) -> Table:
-    """Add the column ``item``; an order with a list of items becomes as many rows."""
+def _between(gone: pl.DataFrame, kept: pl.DataFrame, done: int) -> pl.DataFrame:
+    """Times of rows that were left out, where the place in the file is the time: after the kept rows before them."""
+    place = np.searchsorted(kept["_row"].to_numpy(), gone["_row"].to_numpy())
+    return gone.with_columns(pl.Series("_time", place + done - 0.5, dtype=pl.Float64))
+
+
+def _items(table: Table, columns: Columns, left: LeftOut) -> Table:
+    """Add the column ``item``; an order with a list of items becomes as many rows, each with its own quantity."""
     lines, frame = table
     if columns.form is None:
         return lines, frame.with_columns(pl.col(columns.items[0]).alias("item"))
     form = columns.form
     rows: list[int] = []
     items: list[str | None] = []
-    returned = 0
+    counts: list[float] = []
     for row, cells in enumerate(frame.select(columns.items).iter_rows()):
         found = [pair for cell in cells if cell for pair in read_cell(cell, form)]
-        kept: list[str | None] = [item for item, count in found if count > 0 or not reading.drops_returns]
-        returned += len(found) - len(kept)
         if not found:
-            kept = [None]  # counted as a row without an item
-        rows += [row] * len(kept)
-        items += kept
-    left.added += len(items) + returned - len(frame)
-    if returned:
-        left.count(returned, "with returns")
+            rows.append(row)
+            items.append(None)  # counted as a row without an item
+            counts.append(1.0)
+        for item, count in found:
+            rows.append(row)
+            items.append(item)
+            counts.append(count)
+    left.added += len(items) - len(frame)
     exploded = frame[rows].with_columns(pl.Series("item", items, dtype=pl.String))
-    return np.asarray(lines)[rows].tolist(), exploded
+    own = pl.when(pl.col("_quantity") == 0).then(0.0).otherwise(pl.Series(counts, dtype=pl.Float64))
+    return np.asarray(lines)[rows].tolist(), exploded.with_columns(own.alias("_quantity"))
 
 
 def _no_missing_words(table: Table, columns: Columns, source: Source, bad: BadLines) -> Table:

@@ -29,7 +29,7 @@ STEPS = 7
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
     """Options of the files, shared by start and update."""
-    add_shop_options(parser.add_argument_group("what the columns are (guessed, and said, without these)"))
+    add_shop_options(parser.add_argument_group("what the columns are (guessed, and said, without these)"), drops=True)
     add_table_arguments(parser.add_argument_group("how the files are written (found out, and said, without these)"))
     parser.add_argument(
         "--max_bad_lines", type=int, default=1000, help="unreadable lines to skip before giving up (default: 1000)"
@@ -139,7 +139,7 @@ def _work(args: argparse.Namespace) -> None:
         read_sequences,
     )
     from recbole_unisrec.shop.progress import Again, Progress, Rounds
-    from recbole_unisrec.shop.report import write_report
+    from recbole_unisrec.shop.report import left_out, write_report
     from recbole_unisrec.shop.tables import Tables, build_dataset, read_exports
     from recbole_unisrec.shop.training import LONG, NAME, choose_encoder, encode, learn_all, recommender, train
 
@@ -162,6 +162,8 @@ def _work(args: argparse.Namespace) -> None:
     tables = Tables.read(folder)
     tables.steps, tables.notes = read["tables"], read["notes"]
     last = read["dataset"][-1]
+    for row in left_out([*tables.steps, *read["dataset"]]):
+        progress.say(f"      left out: {row['out']} rows {row['what']}")
     progress.say(
         f"      {last['users']:,} customers, {last['items']:,} products, {last['interactions']:,} purchases to learn from"
     )

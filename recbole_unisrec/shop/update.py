@@ -93,13 +93,17 @@ def _work(args: argparse.Namespace, state: Any) -> None:
         before = Tables.read(folder)
         fresh = read_exports(args.orders, args.products, args, before)
         tables = before.joined(fresh)
-        n_new = len(tables.orders) - len(before.orders)
-        new_orders = tables.orders.tail(n_new) if n_new else tables.orders.head(0)
+        keys = before.orders.columns
+        new_orders = tables.orders.join(before.orders, on=keys, how="anti")
+        n_new, n_gone = len(new_orders), len(before.orders.join(tables.orders, on=keys, how="anti"))
         tables.write(work)
         steps = build_dataset(tables, work, NAME)
     added = len(tables.products) - len(before.products)
-    progress.say(f"      {n_new:,} new purchases, {added:,} new products")
-    if not n_new and tables.products.equals(before.products):
+    came = f"{n_new:,} new purchases, {added:,} new products"
+    if n_gone:
+        came += f", {n_gone:,} purchases of before were sent back or cancelled"
+    progress.say(f"      {came}")
+    if not n_new and not n_gone and tables.products.equals(before.products):
         shutil.rmtree(work)
         print("no new purchase, no new product; nothing was changed")
         return
@@ -167,7 +171,7 @@ def _work(args: argparse.Namespace, state: Any) -> None:
             updates=state.values["updates"],
             one_order=in_one_order(sequences),
         )  # fmt: skip
-    print(f"{n_new:,} new purchases, {added:,} new products; {sentence}")
+    print(f"{came}; {sentence}")
 
 
 def _encoder(folder: Path, state: Any) -> str:
@@ -190,7 +194,7 @@ def _take_over(folder: Path, work: Path) -> None:
     os.rename(folder / "dataset", aside)
     os.rename(work / "dataset", folder / "dataset")
     shutil.rmtree(aside, ignore_errors=True)
-    for name in ("products.parquet", "orders.parquet"):
+    for name in ("products.parquet", "ledger.parquet", "orders.parquet"):
         os.replace(work / name, folder / name)
     shutil.rmtree(work, ignore_errors=True)
 

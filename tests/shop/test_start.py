@@ -255,3 +255,47 @@ def test_orders_without_a_product_table_and_in_several_files(shop, capsys, monke
     assert sorted(joined.products.rows()) == [("1", "One"), ("2", "Two"), ("3", "Three"), ("4", "Four")]
     assert add_table_arguments is not None
     assert isinstance(joined.orders, pl.DataFrame)
+
+
+def test_later_files_say_what_was_sent_back_or_cancelled(shop):
+    """Returns in later files, an order that was cancelled since, and the same export once more."""
+    from recbole_unisrec.shop.tables import read_exports
+
+    head = "user_id,item_id,timestamp,quantity,status\n"
+    (shop / "a.csv").write_text(head + "u,1,10,2,\nu,2,10,1,\nu,3,10,1,\nv,1,11,1,\nv,1,11,1,\n")
+    args = start.make_parser().parse_args(["--orders", "a.csv", "--quiet"])
+    first = read_exports(args.orders, None, args)
+    assert first.orders.rows() == [("u", "1", 10.0), ("u", "2", 10.0), ("u", "3", 10.0), ("v", "1", 11.0)]
+    (shop / "b.csv").write_text(head + "u,1,20,-1,\nu,2,20,-1,\nu,3,10,1,cancelled\nu,4,21,1,\n")
+    for _ in range(2):  # read once more it takes nothing more
+        first.write(shop)
+        before = Tables.read(shop)
+        joined = before.joined(read_exports([shop / "b.csv"], None, args, before))
+        assert joined.orders.rows() == [("u", "1", 10.0), ("v", "1", 11.0), ("u", "4", 21.0)]
+        first = joined
+    # the second piece of a line comes back
+    (shop / "c.csv").write_text(head + "u,1,30,-1,\nu,5,31,1,\n")
+    last = joined.joined(read_exports([shop / "c.csv"], None, args, joined))
+    assert last.orders.rows() == [("v", "1", 11.0), ("u", "4", 21.0), ("u", "5", 31.0)]
+    # all files at once give the same; and without the flag each row counts
+    paths = [shop / name for name in ("a.csv", "b.csv", "c.csv")]
+    together = read_exports(paths, None, args)
+    assert together.orders.equals(last.orders)
+    assert {step["step"]: step["left_out"] for step in together.steps if "left_out" in step} == {
+        "rows of cancelled orders left out": 1,
+        "rows with returns left out": 1,
+        "rows that repeat another left out": 2,
+        "rows of purchases that were sent back later left out": 2,
+    }
+    args.drop_returns = False
+    assert len(read_exports(paths, None, args).orders) == 9
+    # a shop from before there was a ledger
+    (shop / "ledger.parquet").unlink()
+    older = Tables.read(shop)
+    assert older.joined(read_exports([shop / "c.csv"], None, args, older)).orders["item_id"].to_list() == [
+        "1",
+        "1",
+        "4",
+        "1",
+        "5",
+    ]
