@@ -33,13 +33,16 @@ def bernoulli_masks() -> None:
 
 
 def plain_cross_entropy() -> None:
+    import torch
     import torch.nn.functional as F
 
     from recbole_unisrec.model import base
 
-    base.softmax_cross_entropy = lambda hidden, table, target, scale, *_: F.cross_entropy(
-        scale * (hidden @ table.T).float(), target
-    )
+    def plain(hidden: Any, table: Any, target: Any, scale: float, *rest: Any) -> Any:
+        wide = table if rest[-1] is None else torch.cat([table, rest[-1]], dim=1)
+        return F.cross_entropy(scale * (hidden @ wide.T).float(), target)
+
+    base.softmax_cross_entropy = plain
 
 
 def experts_by_autograd() -> None:

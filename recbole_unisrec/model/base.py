@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +21,7 @@ from recbole_unisrec.data.sequences import PackedBatch, Seen, seen_of_padded
 from recbole_unisrec.model.dropout import Dropout
 from recbole_unisrec.model.encoder import MIN_ROW, Buckets, CausalTransformer, Rows
 from recbole_unisrec.model.linear import LANES
-from recbole_unisrec.model.losses import MAX_BOUNDED_SCALE, softmax_cross_entropy
+from recbole_unisrec.model.losses import softmax_cross_entropy
 from recbole_unisrec.model.sampled_losses import gbce_beta, sampled_loss
 from recbole_unisrec.model.text_path import DECAY, HISTORY, POPULARITY, REPEATS, TextPath, with_usual
 from recbole_unisrec.model.text_vectors import unit_features
@@ -259,14 +260,17 @@ class TableRecommender(SequentialRecommender):
         autocast = torch.is_autocast_enabled(output.device.type)
         dtype = torch.get_autocast_dtype(output.device.type) if autocast else output.dtype
         scale = 1 / self.temperature
-        bounded = self.cosine and scale <= MAX_BOUNDED_SCALE and self.text_path is None
         bias = self.seen_bias(seen) if seen else None
-        table = self.candidate_vectors(table)
+        table, fixed = self.scaled(table), None if self.text_path is None else self.text_path.columns
         if self.candidates is not None:  # histories of training hold no others either
             table, target = table[self.candidates], torch.searchsorted(self.candidates, target)
+            fixed = None if fixed is None else fixed[self.candidates]
             seen = replace(seen, item=torch.searchsorted(self.candidates, seen.item)) if seen else None
         share = interaction.counts if isinstance(interaction, PackedBatch) else None
-        return softmax_cross_entropy(output, table, target, scale, dtype, bounded, seen, bias, share)
+        bound = scale if self.cosine else math.inf
+        if self.text_path is not None:
+            bound = self.text_path.bound(bound)
+        return softmax_cross_entropy(output, table, target, scale, dtype, bound, seen, bias, share, fixed)
 
     def sampled_loss(self, batch: PackedBatch, drawn: Drawn) -> Tensor:
         """Loss of a batch against the negatives drawn for it, from the vectors of its own items alone, scalar."""

@@ -45,20 +45,21 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, table: Tensor, bias: Tensor | None, target: Tensor, scale: float, dtype: torch.dtype,
-        bounded: bool, seen: Seen | None, share: Tensor | None,
+        bound: float, seen: Seen | None, share: Tensor | None, fixed: Tensor | None,
     ) -> Tensor:  # fmt: skip
         needs_grad = any(ctx.needs_input_grad[:3])
-        (n_pairs, d), n_items = hidden.shape, len(table)
+        (n_pairs, d), (n_items, learned) = hidden.shape, table.shape
         rows = _rows_per_block(n_items, table.device)
-        added = None
+        added, bounded = None, bound <= MAX_BOUNDED_SCALE
         if bias is not None and seen is not None and len(bias):
             added = _of_items(seen, bias.detach(), n_items) * scale
             # looking at the sums would make the processor wait for an accelerator, where a pass costs little
             look = share is None and added.device.type == "cpu"
-            bounded = bounded and look and scale + float(added.amax()) <= MAX_BOUNDED_SCALE
+            bounded = bounded and look and bound + float(added.amax()) <= MAX_BOUNDED_SCALE
         accumulate = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         scaled = F.pad((hidden.detach() * scale).to(dtype), (0, missing(d)))
-        table_c = F.pad(table.detach().to(dtype), (0, missing(d), 0, missing(n_items)))
+        parts = [table.detach().to(dtype)] + ([] if fixed is None else [fixed.to(dtype)])
+        table_c = F.pad(torch.cat(parts, dim=1), (0, missing(d), 0, missing(n_items)))
         goal = table_c[target].to(accumulate)  # (P, d)
         mine = scaled.to(accumulate)
         each = mine.new_full((n_pairs, 1), 1 / n_pairs) if share is None else share.to(accumulate).unsqueeze(1)
@@ -69,7 +70,8 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
             grad_bias = -repeated * each[seen.row, 0]
             loss += (bias.detach() * grad_bias).sum() * scale
         grad_hidden = torch.empty_like(mine) if needs_grad else None
-        grad_table = torch.zeros(table_c.shape, dtype=accumulate, device=table.device) if needs_grad else None
+        width = learned + missing(learned)  # columns of the table that have a gradient, filled up
+        grad_table = mine.new_zeros(len(table_c), width) if needs_grad else None
         for start in range(0, n_pairs, rows):
             block = slice(start, start + rows)
             logits = scaled[block] @ table_c.T  # (rows, N)
@@ -88,13 +90,13 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
             if grad_hidden is not None and grad_table is not None:
                 weight = each[block] / total  # softmax = logits / total: only the logits are large
                 torch.mul(logits @ table_c, weight, out=grad_hidden[block])
-                grad_table += logits.T @ (mine[block] * weight).to(dtype)
+                grad_table += logits.T @ (mine[block, :width] * weight).to(dtype)
                 if grad_bias is not None:
                     grad_bias[entries] += real[place] * weight[place[0], 0]
         if grad_hidden is not None and grad_table is not None:
             grad_hidden.sub_(goal.mul_(each)).mul_(scale)
-            grad_table.index_add_(0, target, mine * each, alpha=-1)
-            kept = [grad_hidden[:, :d].to(hidden.dtype), grad_table[:n_items, :d].to(table.dtype)]
+            grad_table.index_add_(0, target, mine[:, :width] * each, alpha=-1)
+            kept = [grad_hidden[:, :d].to(hidden.dtype), grad_table[:n_items, :learned].to(table.dtype)]
             if grad_bias is not None and bias is not None:
                 kept.append(grad_bias.mul_(scale).to(bias.dtype))
             ctx.save_for_backward(*kept)
@@ -103,12 +105,13 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         grads = [grad_outputs[0] * kept for kept in ctx.saved_tensors]
-        return *grads, *([None] * (10 - len(grads)))
+        return *grads, *([None] * (11 - len(grads)))
 
 
 def softmax_cross_entropy(
     hidden: Tensor, table: Tensor, target: Tensor, scale: float = 1.0, dtype: torch.dtype | None = None,
-    bounded: bool = False, seen: Seen | None = None, bias: Tensor | None = None, share: Tensor | None = None,
+    bound: float = float("inf"), seen: Seen | None = None, bias: Tensor | None = None, share: Tensor | None = None,
+    fixed: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Mean cross-entropy of softmax(scale · (hidden·tableᵀ + bias)), exact, in memory independent of pairs × items.
 
@@ -124,14 +127,16 @@ def softmax_cross_entropy(
         1 / temperature.
     dtype
         Type of the matrix products (bfloat16 to save time); sums are in float32, or float64 for float64 input.
-    bounded
-        Whether rows of `hidden` and `table` have length one and ``scale`` is at most `MAX_BOUNDED_SCALE`, so that
-        the exponentials need no maximum taken off. It is taken off where `bias` leads beyond that.
+    bound
+        No logit without `bias` is above it: `scale`, where rows of `hidden` and `table` have length one. Up to
+        `MAX_BOUNDED_SCALE` the exponentials need no maximum taken off, unless `bias` leads beyond that.
     seen, bias
         Items of the histories, and [E] what is added to their scores, of an item that is there several times the sum;
         None adds nothing.
     share
         [P] what each pair counts for; None is 1/P each, the mean.
+    fixed
+        [N, k] columns of the table that do not learn and stand behind the others; `hidden` is [P, d + k] then.
 
     Returns
     -------
@@ -140,7 +145,9 @@ def softmax_cross_entropy(
     """
     if len(hidden) == 0:
         raise ValueError("no pair in the batch")
-    loss = _SoftmaxCrossEntropy.apply(hidden, table, bias, target, scale, dtype or hidden.dtype, bounded, seen, share)
+    loss = _SoftmaxCrossEntropy.apply(
+        hidden, table, bias, target, scale, dtype or hidden.dtype, bound, seen, share, fixed
+    )
     assert isinstance(loss, Tensor)
     return loss
 

@@ -64,6 +64,7 @@ class TextPath(nn.Module):
         self.register_buffer("columns", columns, persistent=False)
         self.columns: Tensor  # float32 (n_items, d_plm + 1)
         self.temperature, self.alone = temperature, alone
+        self.most = float(columns[:, -1].amax())
         self.gain = nn.Parameter(torch.zeros(()))
         self.kappa = nn.Parameter(torch.zeros(()))
         self.beta = nn.Parameter(torch.zeros(()))
@@ -82,6 +83,17 @@ class TextPath(nn.Module):
         kappa = KAPPA * (STEP * self.kappa).exp() * self.temperature
         beta = (KAPPA * POPULARITY + STEP * self.beta) * self.temperature
         return gain, kappa, beta
+
+    @torch.no_grad()
+    def bound(self, encoder: float) -> float:
+        """A number that no logit is above, of that of the encoder's logits; infinity where looking would take time."""
+        if self.columns.device.type != "cpu":  # the processor would wait for the accelerator
+            return math.inf
+        gain, kappa, beta = (float(weight) for weight in self.weights())
+        weight = self.age_weights().abs()
+        longest = float((weight.cumsum(0) / weight.square().cumsum(0).sqrt()).amax())  # q of equal texts
+        text = (kappa * longest + abs(beta) * self.most) / self.temperature
+        return max(1.0, gain) * encoder + text
 
     def age_weights(self) -> Tensor:
         """Weights [L] of an item of the history by age, 0 is the newest."""

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -27,6 +29,22 @@ def test_blocked_cross_entropy_equals_the_plain_one(rows: int, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("rows", [1, 3, 100])
+@pytest.mark.parametrize("bound", [12.0, math.inf])
+def test_columns_that_do_not_learn(rows: int, bound: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "_rows_per_block", lambda *_: rows)
+    torch.manual_seed(0)
+    hidden = torch.randn(10, 7, dtype=torch.float64, requires_grad=True)
+    table = torch.randn(9, 4, dtype=torch.float64, requires_grad=True)
+    fixed = torch.randn(9, 3, dtype=torch.float64)
+    target = torch.randint(9, (10,))
+    plain = F.cross_entropy(hidden @ torch.cat([table, fixed], dim=1).T * 3.0, target)
+    ours = softmax_cross_entropy(hidden, table, target, 3.0, bound=bound, fixed=fixed)
+    torch.testing.assert_close(ours, plain)
+    wanted = (hidden, table)
+    torch.testing.assert_close(torch.autograd.grad(ours * 2, wanted), torch.autograd.grad(plain * 2, wanted))
+
+
+@pytest.mark.parametrize("rows", [1, 3, 100])
 @pytest.mark.parametrize("bounded", [False, True])
 def test_cross_entropy_with_a_bias_for_the_history(rows: int, bounded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(losses, "_rows_per_block", lambda *_: rows)
@@ -45,7 +63,9 @@ def test_cross_entropy_with_a_bias_for_the_history(rows: int, bounded: bool, mon
                 item_seq[row, length[row] - 1 - ago], 7
             )
     plain = F.cross_entropy(scores * 3.0, target)
-    ours = softmax_cross_entropy(hidden, table, target, 3.0, bounded=bounded, seen=seen, bias=weight[seen.distance])
+    ours = softmax_cross_entropy(
+        hidden, table, target, 3.0, bound=3.0 if bounded else math.inf, seen=seen, bias=weight[seen.distance]
+    )
     torch.testing.assert_close(ours, plain)
     wanted = (hidden, table, weight)
     torch.testing.assert_close(torch.autograd.grad(ours * 2, wanted), torch.autograd.grad(plain * 2, wanted))
@@ -69,7 +89,7 @@ def test_biases_of_an_item_taken_many_times_add_up(dtype: torch.dtype, weight: f
     assert times.sum(dim=1, keepdim=True).equal(length)
     scores = hidden.double() @ table.double().T + times * (weight / 10)  # 4,000 logits at most
     plain = F.cross_entropy(scores * 10, target)
-    ours = softmax_cross_entropy(hidden, table, target, 10.0, dtype, bounded=True, seen=seen, bias=bias)
+    ours = softmax_cross_entropy(hidden, table, target, 10.0, dtype, bound=10.0, seen=seen, bias=bias)
     close = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.02}
     torch.testing.assert_close(ours.double(), plain, **close)
     wanted = torch.autograd.grad(plain, (hidden, table))

@@ -72,6 +72,19 @@ def test_history_bias_starts_at_zero_where_people_take_things_again(ring: Path, 
     assert (network.history_bias == 0).all()
 
 
+def test_no_logit_is_above_the_bound(ring: Path, small: dict[str, Any]) -> None:
+    _, train, network = made("UniSRec", small, history_bias=False)
+    batch = pack(train.segments, torch.arange(len(train.segments)), bucket_lengths(8))
+    for spread in (0.0, 0.05, 0.2):
+        for weight in network.text_path.parameters():
+            torch.nn.init.normal_(weight, std=spread)
+        for mode in (True, False):
+            table = network.train(mode).item_table()
+            outputs, items = network.packed_outputs(batch, table), network.candidate_vectors(table)
+            most = float((outputs @ items.T / network.temperature).detach().amax())
+            assert most <= network.text_path.bound(1 / network.temperature) * (1 + 1e-6)
+
+
 def test_a_share_of_the_predictions_is_without_the_path(ring: Path, small: dict[str, Any]) -> None:
     _, train, network = made("UniSRec", small, text_path_alone=0.25, hidden_dropout_prob=0.0, attn_dropout_prob=0.0)
     batch = pack(train.segments, torch.arange(len(train.segments)), bucket_lengths(8))
