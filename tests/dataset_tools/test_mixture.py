@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from dataset_tools import mixture
 from dataset_tools.common import UserError, run_cli
-from dataset_tools.mixture import build_mixture, read_domain
+from dataset_tools.domains import read_domain
+from dataset_tools.mixture import build_mixture
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 SPLIT_HEADER = "user_id:token\titem_id_list:token_seq\titem_id:token\n"
@@ -215,7 +216,9 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _splits(tmp_path / "b", B, 3)
     command = ["a", "b", "--name", "X", "--data", str(tmp_path)]
     assert run_cli(mixture.main, command) == 0
-    assert "5 users, 7 items, 18 interactions" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "5 users, 7 items, 18 interactions" in said
+    assert said.count("not used: rating (") == 1  # of the first domain; the split files have no other column
     first = {path.name: path.read_bytes() for path in (tmp_path / "X").iterdir()}
     assert run_cli(mixture.main, command) == 1
     assert "add --overwrite" in capsys.readouterr().err
