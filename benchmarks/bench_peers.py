@@ -288,7 +288,7 @@ PEERS = {
 def write_data(options: argparse.Namespace, file: Path) -> int:
     """Write the split and the features as arrays; gives the number of training pairs."""
     sys.path.insert(0, str(ROOT))
-    from recbole_unisrec.data.dataset import TextDataset
+    from recbole_unisrec.data.text_dataset import TextDataset
     from recbole_unisrec.settings import build_config
 
     config = build_config("UniSRec", options.dataset, [], {"data_path": options.data_path})

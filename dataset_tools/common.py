@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -12,7 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dataset_tools.left_over import TEMPORARY, sweep
 from dataset_tools.swap import recover_folder, swap
+
+FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
 
 
 class UserError(Exception):
@@ -23,6 +27,8 @@ class UserError(Exception):
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` on success, remove it on failure.
 
+    What a killed writer of this path left beside it goes after a day (`left_over.sweep`).
+
     Raises
     ------
     UserError
@@ -31,7 +37,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        sweep(target.parent, f".{target.name}.")
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=TEMPORARY, dir=target.parent)
     except OSError as error:
         raise UserError(
             f"cannot write to {target.parent}: {error.strerror}; choose a folder you may write to"
@@ -74,7 +81,8 @@ def whole_folder(folder: Path, check: Callable[[], None]) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+        sweep(folder.parent, f".{folder.name}.")
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=TEMPORARY, dir=folder.parent))
         temporary.chmod(0o777 & ~_umask())
         yield temporary
         for path in temporary.iterdir():
@@ -105,7 +113,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def read_properties(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a property file of RecBole (YAML); no code in it is run.
+    """Read a property file of RecBole (YAML, in which 1e-3 is a number); no code in it is run.
 
     Raises
     ------
@@ -114,8 +122,12 @@ def read_properties(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """YAML 1.1 takes 1e-3 for a string."""
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789"))
     try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        found = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the property file {path}: {getattr(error, 'strerror', error)}") from error
     except yaml.YAMLError as error:
@@ -123,7 +135,7 @@ def read_properties(path: str | os.PathLike[str]) -> dict[str, Any]:
     if found is None:
         return {}
     if not isinstance(found, dict):
-        raise UserError(f"{path} is no YAML mapping of settings; write lines like `ITEM_ID_FIELD: product`")
+        raise UserError(f"{path} is no YAML mapping of settings; write lines like `learning_rate: 0.001`")
     return found
 
 

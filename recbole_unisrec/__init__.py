@@ -22,7 +22,17 @@ if TYPE_CHECKING:
 
 
 def load(path: str | Path, data_path: str | Path | None = None, index: str = "auto") -> Recommender:
-    """A recommender from a saved model's folder or a checkpoint; see `recbole_unisrec.serving.load`."""
+    """A recommender from a saved model's folder or a checkpoint; see `recbole_unisrec.serving.load`.
+
+    Examples
+    --------
+    >>> model = load("model")
+    >>> model.recommend(["item-3", "item-4", "item-5"], k=1).ids
+    ['item-6']
+    >>> answers = model.recommend([["item-3"], ["item-4", "item-5"]], k=5)
+    >>> [len(answer) for answer in answers]
+    [5, 5]
+    """
     from recbole_unisrec.serving import load as load_recommender
 
     return load_recommender(path, data_path, index)

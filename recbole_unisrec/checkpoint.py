@@ -30,6 +30,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dataset_tools.left_over import TEMPORARY, sweep
 from recbole_unisrec.errors import UserError
 
 MODEL, CONFIG, OPTIMIZER, PROGRESS = "model.safetensors", "config.json", "training.safetensors", "training.json"
@@ -75,7 +76,8 @@ def _new_folder(target: Path) -> Iterator[Path]:
     """A temporary folder beside `target` that takes its place once complete."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+        sweep(target.parent, f".{target.name.rstrip('0123456789')}")  # of the checkpoints step-N too, each of another N
+        fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=TEMPORARY, dir=target.parent))
     except OSError as error:
         raise UserError(f"cannot write to {target.parent}: {error.strerror}; set checkpoint_dir") from error
     try:

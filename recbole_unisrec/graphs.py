@@ -10,23 +10,14 @@ import torch
 
 from recbole_unisrec.data.fixed import FixedPlan, Shape
 from recbole_unisrec.errors import UserError
+from recbole_unisrec.setting_table import LossSettings, TrainingSettings
 
-GRAPHS = ("auto", "off")
 WARM_STEPS = 3  # of a shape before it is recorded: libraries choose kernels and take memory in these
 
 
-def may_record(config: Any) -> bool:
-    """Whether the settings allow steps to be recorded: ``graphs`` is not off, and shapes do not depend on the data.
-
-    Raises
-    ------
-    UserError
-        If ``graphs`` is unknown.
-    """
-    chosen = config["graphs"] or "auto"
-    if chosen not in GRAPHS:
-        raise UserError(f"unknown graphs {chosen!r}; choose one of {', '.join(GRAPHS)}")
-    return chosen == "auto" and (config["loss"] or "full") == "full" and config["train_mode"] != "prefix"
+def may_record(loss: LossSettings, training: TrainingSettings) -> bool:
+    """Whether the settings allow steps to be recorded: ``graphs`` is not off, and shapes do not depend on the data."""
+    return training.graphs == "auto" and loss.loss == "full" and training.train_mode != "prefix"
 
 
 class Recorder(Protocol):

@@ -8,33 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recbole_unisrec.errors import UserError
+from recbole_unisrec.setting_table import LossSettings, TrainingSettings
 
-ITEM_OPTIMIZERS = ("auto", "adam", "rows")
 MANY_ITEMS = 200_000  # from so many on, ``item_optimizer: auto`` goes by rows
 
 
-def learns_by_rows(config: Any, n_items: int) -> bool:
-    """Whether ID embeddings are updated row by row (``item_optimizer``).
-
-    Raises
-    ------
-    UserError
-        If the setting is unknown, or does not go with the others.
-    """
-    chosen, full = config["item_optimizer"] or "auto", (config["loss"] or "full") == "full"
-    if chosen not in ITEM_OPTIMIZERS:
-        raise UserError(f"unknown item_optimizer {chosen!r}; choose one of {', '.join(ITEM_OPTIMIZERS)}")
-    if chosen == "rows":
-        if full:
-            raise UserError(
-                "the full softmax moves all items at every step; item_optimizer=rows goes with loss=sampled or gbce"
-            )
-        if config["ema_decay"]:
-            raise UserError("ema_decay averages all rows at every step; leave it out, or set item_optimizer=adam")
-        if (config["learner"] or "adam").lower() not in ("adam", "adamw"):
-            raise UserError(f"item_optimizer=rows goes with learner adam, not {config['learner']}")
-    return chosen == "rows" or (chosen == "auto" and not full and n_items >= MANY_ITEMS and not config["ema_decay"])
+def learns_by_rows(loss: LossSettings, training: TrainingSettings, n_items: int) -> bool:
+    """Whether ID embeddings are updated row by row (``item_optimizer``)."""
+    if training.item_optimizer == "auto":
+        return loss.loss != "full" and n_items >= MANY_ITEMS and not training.ema_decay
+    return training.item_optimizer == "rows"
 
 
 class RowAdam(torch.optim.Adam):

@@ -19,9 +19,11 @@ import numpy as np
 from recbole.data.dataset import SequentialDataset
 from recbole.data.interaction import cat_interactions
 
-from recbole_unisrec.data.splits import OWN_SPLITS, Sequences, split_function
+from recbole_unisrec.data.split_names import OWN_SPLITS, split_function
+from recbole_unisrec.data.splits import Sequences
 from recbole_unisrec.registry import MIXTURE_LOADER, MODELS, Entry, props_folder, resolve
-from recbole_unisrec.setting_table import check_all, defaults_of
+from recbole_unisrec.setting_checks import check_all, defaults_of
+from recbole_unisrec.setting_table import EvaluationSettings, RunSettings, TrainingSettings
 
 
 def _register_names(name: str, entry: Entry) -> None:
@@ -43,8 +45,9 @@ def _register_dataloader() -> None:
 
     @functools.wraps(original)
     def get_dataloader(config: Any, phase: str) -> Any:
-        loader = MODELS[config["model"]].loader_path if config["model"] in MODELS else ""
-        if loader and (loader == MIXTURE_LOADER or (phase == "train" and config["train_mode"] != "prefix")):
+        model, mode = RunSettings.from_config(config).model, TrainingSettings.from_config(config).train_mode
+        loader = MODELS[model].loader_path if model in MODELS else ""
+        if loader and (loader == MIXTURE_LOADER or (phase == "train" and mode != "prefix")):
             return resolve(loader)
         return original(config, phase)
 
@@ -86,7 +89,7 @@ def _register_splits() -> None:
 
     @functools.wraps(original)
     def build(self: Any) -> list[Any]:
-        args = self.config["eval_args"]
+        args = EvaluationSettings.from_config(self.config).eval_args
         kind = next(iter(args["split"] or {}), None)
         if self.benchmark_filename_list is not None and kind == "ALL":
             train, *others = original(self)

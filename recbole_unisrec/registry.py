@@ -68,7 +68,7 @@ class Entry:
 
 
 SEQUENCES = "recbole_unisrec.data.dataset:SequenceDataset"
-TEXT = "recbole_unisrec.data.dataset:TextDataset"
+TEXT = "recbole_unisrec.data.text_dataset:TextDataset"
 PACKED_TRAINER = "recbole_unisrec.trainer:PackedTrainer"
 PACKED_LOADER = "recbole_unisrec.data.loader:train_loader"
 MIXTURE_LOADER = "recbole_unisrec.pretrain.run:loader_for"

@@ -27,6 +27,15 @@ class Kind:
         """Whether a value is of this kind."""
         raise NotImplementedError
 
+    def read(self, value: Any) -> Any:
+        """A value of this kind in the type that the code takes (`python`)."""
+        return value
+
+    @property
+    def python(self) -> str:
+        """Its type as it is annotated."""
+        return {"text": "str", "mapping": "dict[str, Any]"}.get(self.type, self.type)
+
     @property
     def words(self) -> str:
         """What a value must be, to end the sentence "it must be ..."."""
@@ -73,6 +82,10 @@ class Number(Kind):
         if self.low is not None and (value < self.low or (self.above and value == self.low)):
             return False
         return self.high is None or not (value > self.high or (self.below and value == self.high))
+
+    def read(self, value: Any) -> int | float:
+        """As an int, or a float."""
+        return int(value) if self.whole else float(value)
 
     @property
     def words(self) -> str:
@@ -158,6 +171,10 @@ class Text(Kind):
             return isinstance(value, str | int | float) and not isinstance(value, bool)
         return isinstance(value, str) and re.fullmatch(self.pattern, value) is not None
 
+    def read(self, value: Any) -> str:
+        """As a text, numbers too."""
+        return str(value)
+
     @property
     def words(self) -> str:
         """The form."""
@@ -203,6 +220,15 @@ class Several(Kind):
             return False
         return all(self.of.fits(one) for one in value)
 
+    def read(self, value: Any) -> tuple[Any, ...]:
+        """As a tuple, one value too."""
+        return tuple(self.of.read(one) for one in (value if isinstance(value, list | tuple) else [value]))
+
+    @property
+    def python(self) -> str:
+        """``tuple[int, ...]``."""
+        return f"tuple[{self.of.python}, ...]"
+
     @property
     def words(self) -> str:
         """``a list like [10, 50]``, with what each must be."""
@@ -221,6 +247,11 @@ class Interval(Kind):
 
     tokens: bool = False
     type = "text"
+
+    @property
+    def python(self) -> str:
+        """Any: RecBole reads it in its own way."""
+        return "Any"
 
     def fits(self, value: Any) -> bool:
         """Whether it is one; RecBole reads ``"[3,20]"`` as a list of two numbers."""
@@ -279,6 +310,11 @@ class OneOf(Kind):
     def type(self) -> str:  # type: ignore[override]
         """The types."""
         return " or ".join(kind.type for kind in self.kinds)
+
+    @property
+    def python(self) -> str:
+        """Any: RecBole reads it in its own way."""
+        return "Any"
 
     def fits(self, value: Any) -> bool:
         """Whether one kind fits."""

@@ -10,8 +10,10 @@ from typing import Any
 import yaml
 
 from recbole_unisrec.registry import MODELS, PACKED, props_folder
+from recbole_unisrec.setting_checks import defaults_of
 from recbole_unisrec.setting_names import in_words, recbole_properties
-from recbole_unisrec.setting_table import IN_PROPS, RECBOLES, TABLE, TEXTS, Setting, defaults_of
+from recbole_unisrec.setting_parts import IN_PROPS, RECBOLES, Setting
+from recbole_unisrec.setting_table import TABLE, TEXTS
 
 HEAD = """\
 # Settings

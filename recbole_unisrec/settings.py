@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,16 +12,17 @@ import yaml
 from recbole.config import Config
 from recbole.utils import argument_list, get_model
 
-from dataset_tools.common import write_text
+from dataset_tools.common import FLOAT, read_properties, write_text
 from dataset_tools.features import read_texts
-from recbole_unisrec.data.atomic import SPLITS, Fields, find_layout, read_header
+from recbole_unisrec.data.atomic import SPLITS, AtomicFields, find_layout, read_header
 from recbole_unisrec.data.attributes import text_attributes
 from recbole_unisrec.data.download import fetch_dataset
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.record import say
 from recbole_unisrec.registry import MODELS, PACKED, SEQUENCES_ONLY, props_folder
+from recbole_unisrec.setting_checks import check, check_together, defaults_of, find
 from recbole_unisrec.setting_names import in_words, owners, recbole_properties, translated
-from recbole_unisrec.setting_table import check, check_together, defaults_of, find, in_file
+from recbole_unisrec.setting_parts import in_file
 
 # settings that RecBole reads but lists in no property file
 UNLISTED = {"train_neg_sample_args", "benchmark_filename", "alias_of_item_id", "load_col", "unload_col", "encoding",
@@ -33,7 +33,6 @@ DATA_SETTINGS = (
     *(name for name in argument_list.dataset_arguments if name not in ("data_path", "preload_weight")), "eval_args",
     "benchmark_filename",
 )  # fmt: skip
-FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
 
 
 def parse_value(text: str) -> Any:
@@ -44,36 +43,6 @@ def parse_value(text: str) -> Any:
         return yaml.safe_load(text) if text else ""
     except yaml.YAMLError:
         return text
-
-
-def read_properties(file: str | Path) -> dict[str, Any]:
-    """Read a property file.
-
-    Raises
-    ------
-    UserError
-        If it is missing, or is not a YAML mapping.
-    """
-    try:
-        found = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=_loader())
-    except OSError as error:
-        raise UserError(f"cannot read the property file {file}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
-    if found is None:
-        return {}
-    if not isinstance(found, dict):
-        raise UserError(f"{file} is no YAML mapping of settings; write lines like `learning_rate: 0.001`")
-    return found
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes 1e-3 for a string."""
-
-
-def _loader() -> type[_Loader]:
-    _Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789"))
-    return _Loader
 
 
 def model_class(name: str) -> type:
@@ -127,6 +96,16 @@ def build_config(
     ------
     UserError
         If the model or a setting is unknown, or a value is not of the setting's kind.
+
+    Examples
+    --------
+    >>> config = build_config("UniSRec", "ring", [], {"train_stage": "inductive_ft", "n_exps": 4})
+    >>> config["n_exps"], config["temperature"]
+    (4, 0.07)
+    >>> build_config("UniSRec", "ring", [], {"n_exps": 0})
+    Traceback (most recent call last):
+    ...
+    dataset_tools.common.UserError: n_exps must be a whole number of 1 or more, not 0
     """
     settings = _own_properties(model, dataset)
     base = _quiet_config(model, dataset, settings)
@@ -286,7 +265,7 @@ def _layout_settings(folder: Path, dataset: str, settings: dict[str, Any], attri
         there = []
         if items.is_file():
             separator = settings.get("field_separator", "\t")
-            there = read_header(items, Fields(separator=separator, encoding=settings.get("encoding")))
+            there = read_header(items, AtomicFields(separator=separator, encoding=settings.get("encoding")))
             # models that read item attributes (FDSA, S3Rec, SASRecF, ...) get what they are told, else the words of the text
             named = {*(settings.get("selected_features") or []), settings.get("item_attribute", "text"), "text"}
             found["load_col"]["item"] = [item, *(name for name in there if name in named and name != item)]

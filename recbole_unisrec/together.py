@@ -16,6 +16,7 @@ from recbole_unisrec import distributed, quick_start
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.record import say
 from recbole_unisrec.registry import PACKED
+from recbole_unisrec.setting_table import RunSettings
 
 
 def rank_settings() -> dict[str, Any]:
@@ -49,13 +50,14 @@ def train(config: Config, verbose: bool = False, **options: Any) -> quick_start.
     """
     if not several():
         return quick_start.train(config, verbose, **options)
-    if config["model"] not in PACKED:
+    run = RunSettings.from_config(config)
+    if run.model not in PACKED:
         raise UserError(
-            f"{config['model']} trains in one process; torchrun goes with {', '.join(PACKED)} and with pre-training"
+            f"{run.model} trains in one process; torchrun goes with {', '.join(PACKED)} and with pre-training"
         )
     if options.get("resume"):
         raise UserError("--resume goes with one process; start it without torchrun")
-    with distributed.running(config["backend"]) as world, tempfile.TemporaryDirectory() as scratch:
+    with distributed.running(run.backend) as world, tempfile.TemporaryDirectory() as scratch:
         if world.first:
             say(f"{world.size} processes, each with its share of the users of a batch")
             return quick_start.train(config, verbose, **options)

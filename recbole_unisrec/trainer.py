@@ -7,7 +7,7 @@ import functools
 import os
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,8 +32,16 @@ from recbole_unisrec.model.base import TableRecommender
 from recbole_unisrec.model.losses import target_ranks
 from recbole_unisrec.optim import RowAdam, clip_gradients
 from recbole_unisrec.path_start import TRIED, choose_start, some_pairs
+from recbole_unisrec.setting_table import (
+    EvaluationSettings,
+    LossSettings,
+    RunSettings,
+    TextPathSettings,
+    TrainingSettings,
+)
 from recbole_unisrec.transfer import transfer_from_config
 from recbole_unisrec.unfinished import RunFolder
+from recbole_unisrec.weight_average import WeightAverage
 from recbole_unisrec.whole_save import whole_torch_save
 
 EVAL_ROWS = 4096  # histories encoded at a time
@@ -57,21 +65,25 @@ class PackedTrainer(Trainer):
     best_valid_result: Any
 
     def __init__(self, config: Any, model: TableRecommender) -> None:
-        check_writable(config["checkpoint_dir"])
+        self.training, self.loss = TrainingSettings.from_config(config), LossSettings.from_config(config)
+        self.evaluation = EvaluationSettings.from_config(config)
+        run = RunSettings.from_config(config)
+        check_writable(run.checkpoint_dir)
+        self.writes = bool(run.single_process) or run.local_rank == 0
         self.world = distributed.current()
         self.transfer = transfer_from_config(config, model, getattr(model, "text_encoder", ""))
         super().__init__(config, model)
-        precision = config["precision"] or "fp32"
+        precision = self.training.precision
         if self.enable_amp and self.device.type == "cpu":  # autocast's type on a CPU
             precision = "bf16"
         self.autocast_dtype = torch.bfloat16 if usable_precision(precision, self.device) == "bf16" else None
         self.recorded: GraphedEpochs | None = None
         if self.world.size > 1:
             distributed.copy_from_first(model.parameters(), self.world)
-            torch.manual_seed((int(config["seed"]) + 1_000_003 * self.world.rank) % 2**63)  # dropout of its own
+            torch.manual_seed((self.training.seed + 1_000_003 * self.world.rank) % 2**63)  # dropout of its own
         self.average: WeightAverage | None = None
-        if config["ema_decay"]:
-            self.average = WeightAverage(model, config["ema_decay"])
+        if self.training.ema_decay:
+            self.average = WeightAverage(model, self.training.ema_decay)
         self.saved_model_file = own_name(self.saved_model_file)
         self.run: RunFolder | None = None
         self.path_start: dict[str, float] | None = None  # what validation chose, see `path_start`
@@ -101,7 +113,7 @@ class PackedTrainer(Trainer):
     def graphs(self) -> bool:
         """Whether steps are to run as CUDA graphs (``graphs``)."""
         plain = self.world.size == 1 and getattr(self.model, "text_path", None) is None  # the path goes by buckets
-        return self.device.type == "cuda" and may_record(self.config) and plain
+        return self.device.type == "cuda" and may_record(self.loss, self.training) and plain
 
     def move_weights(self) -> None:
         """From gradients to weights and their average."""
@@ -119,7 +131,7 @@ class PackedTrainer(Trainer):
         try:
             return self._epoch_of_steps(train_data, epoch_idx, loss_func, show_progress)
         except torch.OutOfMemoryError as error:
-            size = int(self.config["train_batch_size"])
+            size = self.training.train_batch_size
             raise UserError(
                 f"the GPU's memory does not hold a step of {size} pairs; try train_batch_size={max(1, size // 2)}"
             ) from error
@@ -158,7 +170,7 @@ class PackedTrainer(Trainer):
         """
         if 0 < self.epochs <= self.start_epoch:  # resumed, and RecBole would put the last epoch in the best one's place
             return self.best_valid_score, self.best_valid_result
-        if self.start_epoch == 0 and valid_data and self.config["eval_step"] > 0:
+        if self.start_epoch == 0 and valid_data and self.training.eval_step > 0:
             self._start_path(valid_data)
         if (
             self.start_epoch == 0 < self.epochs
@@ -174,18 +186,19 @@ class PackedTrainer(Trainer):
     def _start_path(self, valid_data: Any) -> None:
         """Put the text's own path where validation has it best, unless it was trained before or somebody has said where."""
         path, pairs = self.model.text_path, getattr(getattr(valid_data, "_dataset", None), "pairs", None)
-        given = {name: self.config[name] for name in TRIED}
+        settings = TextPathSettings.from_config(self.config)
+        given = {name: getattr(settings, name) for name in TRIED}
         if path is None or pairs is None or not len(pairs) or self.transfer is not None:
             return
         if None not in given.values():
             return
-        metric, k = self.config["valid_metric"].lower().split("@")
+        metric, k = self.evaluation.valid_metric.lower().split("@")
         some, metric = some_pairs(pairs), metric if metric in RANK_METRICS else "ndcg"
 
         def put(start: dict[str, float]) -> None:
             path.start_at(start["text_path_decay"], start["text_path_popularity"])
             if self.average is not None:
-                self.average = WeightAverage(self.model, self.config["ema_decay"])
+                self.average = WeightAverage(self.model, self.average.decay)
 
         def score(start: dict[str, float]) -> float:
             put(start)
@@ -218,7 +231,7 @@ class PackedTrainer(Trainer):
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         """RecBole's content; with ``ema_decay`` its ``state_dict`` is the average, and the weights are beside it."""
-        if not self.config["single_spec"] and self.config["local_rank"] != 0:
+        if not self.writes:
             return
         target = kwargs.pop("saved_model_file", self.saved_model_file)
         state = {
@@ -256,7 +269,7 @@ class PackedTrainer(Trainer):
         if (kept is None) != (self.average is None):
             have, want = ("no average", "one") if kept is None else ("an average", "none")
             raise UserError(
-                f"{resume_file} holds {have} of the weights, but ema_decay={self.config['ema_decay']} wants {want}; resume "
+                f"{resume_file} holds {have} of the weights, but ema_decay={self.training.ema_decay} wants {want}; resume "
                 "with the settings it was trained with"
             )
         super().resume_checkpoint(resume_file)
@@ -284,25 +297,25 @@ class PackedTrainer(Trainer):
 
     def _evaluate(self, eval_data: Any, show_progress: bool) -> Any:
         pairs = getattr(getattr(eval_data, "_dataset", None), "pairs", None)
-        wanted = [m.lower() for m in self.config["metrics"]]
+        wanted = [m.lower() for m in self.evaluation.metrics]
         # the loader tells full ranking from sampled candidates: each phase has its own in eval_args
-        full = self.config["eval_type"] == EvaluatorType.RANKING and isinstance(eval_data, FullSortEvalDataLoader)
+        full = self.evaluation.eval_type == EvaluatorType.RANKING and isinstance(eval_data, FullSortEvalDataLoader)
         if pairs is not None and not len(pairs):
             return None  # as RecBole's, for a split without this part
         if pairs is None or not full or not all(m in RANK_METRICS or m in BEYOND for m in wanted):
             return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
         beyond = [m for m in wanted if m in BEYOND]
-        recommended = Recommended(eval_data._dataset.item_num, self.config["topk"]) if beyond else None
+        recommended = Recommended(eval_data._dataset.item_num, self.evaluation.topk) if beyond else None
         ranks = self.ranks(pairs, show_progress, recommended)
         found: dict[str, float] = dict(
-            rank_metrics(ranks, [m for m in wanted if m in RANK_METRICS], self.config["topk"])
+            rank_metrics(ranks, [m for m in wanted if m in RANK_METRICS], self.evaluation.topk)
         )
         if recommended is not None:
             train = eval_data._dataset.split.train
             popularity = torch.bincount(train.items[train.target], minlength=eval_data._dataset.item_num)
-            found.update(beyond_metrics(recommended, beyond, popularity, self.config["tail_ratio"]))
-        result = OrderedDict((f"{m}@{k}", found[f"{m}@{k}"]) for m in wanted for k in self.config["topk"])
-        places = self.config["metric_decimal_place"]
+            found.update(beyond_metrics(recommended, beyond, popularity, self.evaluation.tail_ratio))
+        result = OrderedDict((f"{m}@{k}", found[f"{m}@{k}"]) for m in wanted for k in self.evaluation.topk)
+        places = self.evaluation.metric_decimal_place
         result = OrderedDict((name, round(value, places)) for name, value in result.items())
         self.wandblogger.log_eval_metrics(result, head="eval")
         return result
@@ -324,7 +337,7 @@ class PackedTrainer(Trainer):
             int64 [P] on the CPU, 1 is best, in the order of `pairs`.
         """
         self.model.eval()
-        lengths = bucket_lengths(self.config["MAX_ITEM_LIST_LENGTH"])
+        lengths = bucket_lengths(self.model.max_seq_length)
         with self.autocast():
             table = self.model.eval_table()
         candidates = self.model.candidate_vectors(table.float())
@@ -350,80 +363,6 @@ class PackedTrainer(Trainer):
             counts = distributed.sum_over(recommended.counts.to(self.device), self.world)
             recommended.counts = counts.cpu()
         return distributed.sum_over(found_ranks, self.world).cpu()
-
-
-class WeightAverage:
-    """Exponential moving average of the weights that learn; evaluated and saved in their place.
-
-    Parameters
-    ----------
-    model
-        What is trained.
-    decay
-        Share of the average that stays at each step, in (0, 1); smaller in the first steps.
-    """
-
-    def __init__(self, model: torch.nn.Module, decay: float) -> None:
-        self.weights: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
-        self.mean = [p.detach().clone() for p in self.weights]
-        self.decay, self._steps = decay, 0
-        # on an accelerator steps are counted there, so that a graph can count them
-        self.clock: Tensor | None = None
-        if self.weights and self.weights[0].device.type != "cpu":
-            self.count_on_device()
-
-    def count_on_device(self) -> None:
-        """Count steps in a tensor from now on."""
-        self.clock = torch.tensor(float(self._steps), device=self.weights[0].device)
-
-    @property
-    def steps(self) -> int:
-        """Updates so far."""
-        return self._steps if self.clock is None else int(self.clock)
-
-    @steps.setter
-    def steps(self, number: int) -> None:
-        self._steps = number
-        if self.clock is not None:
-            self.clock.fill_(number)
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """Take in the weights after a step."""
-        # the share that stays grows with the steps, else the random start would weigh for long
-        if self.clock is None:
-            self._steps += 1
-            torch._foreach_lerp_(self.mean, self.weights, 1 - min(self.decay, self._steps / (self._steps + 9)))
-            return
-        self.clock += 1
-        share = 1 - (self.clock / (self.clock + 9)).clamp(max=self.decay)
-        move = torch._foreach_sub(self.weights, self.mean)
-        torch._foreach_mul_(move, share)
-        torch._foreach_add_(self.mean, move)
-
-    @torch.no_grad()
-    def restore(self, weights: list[Tensor], steps: int) -> None:
-        """Go on with a model that holds the average, and the weights that were being trained."""
-        self.steps = steps
-        for mine, mean, kept in zip(self.weights, self.mean, weights, strict=True):
-            mean.copy_(mine)
-            mine.copy_(kept)
-
-    @contextlib.contextmanager
-    def applied(self) -> Iterator[None]:
-        """The model has the averaged weights within."""
-        self._swap()
-        try:
-            yield
-        finally:
-            self._swap()
-
-    @torch.no_grad()
-    def _swap(self) -> None:
-        for weight, mean in zip(self.weights, self.mean, strict=True):
-            kept = weight.clone()
-            weight.copy_(mean)
-            mean.copy_(kept)
 
 
 def own_name(file: str) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_unisrec.errors import UserError
+from recbole_unisrec.setting_table import TextSettings, TrainingSettings, TransferSettings
 
 # names under which parameters are known; the authors' "fixed encoder" leaves the input LayerNorm to learn, ours does not
 PARTS: dict[str, tuple[str, ...]] = {
@@ -178,18 +179,18 @@ def apply_pretrained(
 
 def transfer_from_config(config: Any, model: nn.Module, encoder: str = "") -> Transfer | None:
     """`apply_pretrained` as ``pretrained``, ``freeze`` and ``adaptor_share`` say; None if nothing is asked for."""
-    share = 1.0 if config["adaptor_share"] is None else config["adaptor_share"]
-    if not config["pretrained"]:
-        if share != 1:
+    s = TransferSettings.from_config(config)
+    if not s.pretrained:
+        if s.adaptor_share != 1:
             raise UserError(
                 "adaptor_share says how much of a pre-trained adaptor to keep; give pretrained=FILE or drop it"
             )
-        if config["freeze"]:
+        if s.freeze:
             raise UserError("freeze without pretrained would keep random weights; give pretrained=FILE or drop freeze")
         return None
-    if share != 1 and config["epochs"] == 0:
+    if s.adaptor_share != 1 and TrainingSettings.from_config(config).epochs == 0:
         raise UserError(
             "adaptor_share below 1 mixes in new weights, which must learn; drop it, or train for an epoch or more"
         )
-    scaling = config["feature_scaling"] or "none"
-    return apply_pretrained(model, str(config["pretrained"]), config["freeze"] or "encoder", encoder, share, scaling)
+    scaling = TextSettings.from_config(config).feature_scaling
+    return apply_pretrained(model, s.pretrained, s.freeze or "encoder", encoder, s.adaptor_share, scaling)

@@ -31,6 +31,7 @@ from recbole_unisrec.run_state import (
     set_optimizer,
     set_random,
 )
+from recbole_unisrec.setting_table import RunSettings, TrainingSettings
 
 SUFFIX, SETTINGS, BEST = ".run", "settings.json", "best.pth"
 KEPT = 2  # states, so that there is one before the newest should that be torn
@@ -170,7 +171,8 @@ def find(folder: Path, config: Any, data: str) -> tuple[RunFolder | None, str]:
         `fingerprint` of its dataset.
     """
     other = ""
-    runs = sorted(folder.glob(f"{config['model']}-*{SUFFIX}"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    model = RunSettings.from_config(config).model
+    runs = sorted(folder.glob(f"{model}-*{SUFFIX}"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     for path in runs:
         checkpoint = path.with_suffix(".pth")
         if path.with_suffix(".json").is_file() or is_locked(path):
@@ -189,7 +191,9 @@ def find(folder: Path, config: Any, data: str) -> tuple[RunFolder | None, str]:
 
 def finished(folder: Path, config: Any, data: str) -> dict[str, Any] | None:
     """What was written of the newest finished run of these settings and data in `folder`; None if there is none."""
-    files = folder.glob(f"{config['model']}-*.json")
+    training = TrainingSettings.from_config(config)
+    limits = {"epochs": training.epochs, "stopping_step": training.stopping_step}  # with other ones there is more to do
+    files = folder.glob(f"{RunSettings.from_config(config).model}-*.json")
     for path in sorted(files, key=lambda path: path.stat().st_mtime_ns, reverse=True):
         try:
             found = store.read_json(path)
@@ -197,9 +201,7 @@ def finished(folder: Path, config: Any, data: str) -> dict[str, Any] | None:
             continue
         before = found.get("config") or {}
         same = difference(before, config.final_config_dict) is None
-        same = same and all(
-            before.get(name) == config[name] for name in ("epochs", "stopping_step")
-        )  # or there is more to do
+        same = same and all(before.get(name) == value for name, value in limits.items())
         if same and found.get("data") == data and path.with_suffix(".pth").is_file():
             return found
     return None

@@ -15,8 +15,11 @@ from recbole_unisrec.data.ahead import in_thread
 from recbole_unisrec.data.fixed import FixedPlan
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.graphs import WARM_STEPS, GraphedEpochs, may_record
+from recbole_unisrec.setting_page import defaults
+from recbole_unisrec.setting_table import LossSettings, TrainingSettings
 from recbole_unisrec.settings import recipe
-from recbole_unisrec.trainer import PackedTrainer, WeightAverage
+from recbole_unisrec.trainer import PackedTrainer
+from recbole_unisrec.weight_average import WeightAverage
 from tests.test_plugin import VARIANTS, prepared
 
 pytestmark = pytest.mark.hardware
@@ -193,12 +196,16 @@ def test_trainer_uses_graphs_where_a_gpu_would_be(small: dict[str, Any], monkeyp
 
 
 def test_when_steps_may_be_recorded() -> None:
-    config: dict[str, Any] = {"graphs": None, "loss": None, "train_mode": "packed"}
-    assert may_record(config)
-    for changed in ({"graphs": "off"}, {"loss": "sampled"}, {"train_mode": "prefix"}):
-        assert not may_record({**config, **changed})
-    with pytest.raises(UserError, match="unknown graphs 'on'"):
-        may_record({**config, "graphs": "on"})
+    def allowed(**changes: Any) -> bool:
+        settings = {**defaults("UniSRec"), **changes}
+        return may_record(LossSettings.from_config(settings), TrainingSettings.from_config(settings))
+
+    assert allowed()
+    assert not allowed(graphs="off")
+    assert not allowed(loss="sampled")
+    assert not allowed(train_mode="prefix")
+    with pytest.raises(UserError, match="graphs must be one of auto, off, not 'on'"):
+        allowed(graphs="on")
 
 
 def test_out_of_memory_names_a_batch_size(ring: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

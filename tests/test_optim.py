@@ -9,6 +9,9 @@ from torch import nn
 
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.optim import MANY_ITEMS, RowAdam, clip_gradients, learns_by_rows
+from recbole_unisrec.setting_checks import check_all
+from recbole_unisrec.setting_page import defaults
+from recbole_unisrec.setting_table import LossSettings, TrainingSettings
 
 N, D = 7, 3
 
@@ -81,16 +84,22 @@ def test_gradients_are_clipped_as_dense_ones(most: float) -> None:
 
 
 def test_when_rows_are_chosen() -> None:
-    config: dict[str, Any] = {"item_optimizer": None, "loss": "sampled", "ema_decay": None, "learner": "adam"}
-    assert learns_by_rows(config, MANY_ITEMS)
-    assert not learns_by_rows(config, MANY_ITEMS - 1)
-    assert not learns_by_rows({**config, "loss": "full"}, MANY_ITEMS)
-    assert learns_by_rows({**config, "item_optimizer": "rows"}, 5)
+    config: dict[str, Any] = {**defaults("SASRecPacked"), "loss": "sampled"}
+
+    def by_rows(n_items: int, **changes: Any) -> bool:
+        settings = {**config, **changes}
+        return learns_by_rows(LossSettings.from_config(settings), TrainingSettings.from_config(settings), n_items)
+
+    assert by_rows(MANY_ITEMS)
+    assert not by_rows(MANY_ITEMS - 1)
+    assert not by_rows(MANY_ITEMS, loss="full")
+    assert not by_rows(MANY_ITEMS, ema_decay=0.9)
+    assert by_rows(5, item_optimizer="rows")
     for changed, sentence in (
         ({"loss": "full"}, "goes with loss=sampled"),
         ({"ema_decay": 0.9}, "ema_decay averages all rows"),
         ({"learner": "sgd"}, "goes with learner adam"),
-        ({"item_optimizer": "foo"}, "unknown item_optimizer"),
+        ({"item_optimizer": "foo"}, "item_optimizer must be one of auto, adam, rows"),
     ):
         with pytest.raises(UserError, match=sentence):
-            learns_by_rows({**config, "item_optimizer": "rows", **changed}, 5)
+            check_all("SASRecPacked", {**config, "item_optimizer": "rows", **changed})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -10,6 +11,8 @@ import venv
 from pathlib import Path
 
 import pytest
+
+from dataset_tools import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -20,6 +23,13 @@ def run(*command: str | Path, cwd: Path) -> str:
     done = subprocess.run([*map(str, command)], cwd=cwd, env=clean, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def test_the_version_and_its_date_are_the_same_everywhere() -> None:
+    changelog, citation = ((ROOT / name).read_text(encoding="utf-8") for name in ("CHANGELOG.md", "CITATION.cff"))
+    version, date = re.findall(r"^## (\S+) \((\d{4}-\d\d-\d\d)\)$", changelog, re.M)[0]
+    assert version == __version__
+    assert f"\nversion: {version}\ndate-released: {date}\n" in citation
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Every line of the table of settings, beyond its bounds and within; and what property files of others may hold."""
 
 import sys
+from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,22 @@ from recbole_unisrec import setting_page
 from recbole_unisrec.cli import train_command
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.registry import MODELS
+from recbole_unisrec.setting_checks import check, defaults_of, find
 from recbole_unisrec.setting_kinds import Choice, Flag, Kind, Mapped, Number, Several, Text
-from recbole_unisrec.setting_table import METRICS, RECBOLES, SETTINGS, TABLE, Setting, check, defaults_of, find
+from recbole_unisrec.setting_parts import IN_PROPS, RECBOLES, Part, Setting
+from recbole_unisrec.setting_table import (
+    METRICS,
+    PARTS,
+    SETTINGS,
+    TABLE,
+    DataSettings,
+    EncoderSettings,
+    EvaluationSettings,
+    LossSettings,
+    TextPathSettings,
+    TextSettings,
+    ZESRecSettings,
+)
 from recbole_unisrec.settings import build_config, known_settings
 
 ALL = [setting for settings in TABLE.values() for setting in settings]
@@ -102,6 +117,50 @@ def test_each_setting_of_our_models_is_in_the_table_and_known_to_recbole(model: 
         name for file in MODELS[model].props for name in setting_page.yaml_file(setting_page.props_folder() / file)
     }
     assert not [name for name in props if find(name, model) is None and name != "train_stage"]
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.title)
+def test_each_line_is_a_field_of_its_type(part: type[Part]) -> None:
+    assert {field.name for field in fields(part) if "computed" not in field.metadata} == set(part.lines)
+    written = {field.name: field.type for field in fields(part)}
+    for field, line in part.lines.items():
+        nothing = " | None" if line.optional and line.kind.python != "Any" else ""
+        assert written[field] == f"{line.kind.python}{nothing}", line.name
+        assert all(line.fits(value) for value in (line.default, line.without) if value is not IN_PROPS), line.name
+
+
+def test_every_part_is_in_the_table() -> None:
+    assert set(Part.__subclasses__()) == set(PARTS)
+    assert len({part.title for part in PARTS}) == len(PARTS) == len(TABLE)
+
+
+def test_defaults_of_the_table_are_those_of_most_property_files() -> None:
+    for setting in ALL:
+        found = [setting_page.defaults(model).get(setting.name) for model in MODELS if setting.is_of(model)]
+        for usual in (setting.default, setting.without):
+            assert usual is IN_PROPS or found.count(usual) * 2 > len(found), (setting.name, found)
+
+
+@pytest.mark.usefixtures("ring")
+def test_settings_are_read_in_their_types() -> None:
+    config = build_config("UniSRec", "ring", [], {"plm_suffix": "featA", "topk": 5, "valid_metric": "NDCG@5"})
+    encoder, text = EncoderSettings.from_config(config), TextSettings.from_config(config)
+    assert (encoder.n_layers, type(encoder.hidden_dropout_prob)) == (2, float)
+    assert text.plm_suffix == ("featA",)
+    evaluation, data = EvaluationSettings.from_config(config), DataSettings.from_config(config)
+    assert evaluation.topk == (5,)
+    assert (data.item_field, data.dataset, data.window) == ("item_id", "ring", 50)
+    with pytest.raises(FrozenInstanceError):
+        data.window = 3  # type: ignore[misc]
+
+
+def test_a_value_that_is_not_there_is_the_default_or_one_sentence() -> None:
+    assert LossSettings.from_config({}) == LossSettings()
+    assert TextPathSettings.from_config({"text_path": None}).text_path is False
+    with pytest.raises(UserError, match=r"^offset_penalty must be a number of 0 or more, not ~$"):
+        ZESRecSettings.from_config({})
+    with pytest.raises(UserError, match=r"^loss must be one of full, sampled, gbce, not 'ful'; did you mean full\?$"):
+        LossSettings.from_config({"loss": "ful"})
 
 
 def test_no_name_stands_twice_for_one_model() -> None:

@@ -7,7 +7,7 @@ import torch
 from recbole_unisrec import quick_start
 from recbole_unisrec.data.features import scale_features
 from recbole_unisrec.settings import build_config
-from recbole_unisrec.trainer import WeightAverage
+from recbole_unisrec.weight_average import WeightAverage
 from tests.conftest import SMALL, write_ring
 
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 
 from recbole_unisrec.errors import UserError
+from recbole_unisrec.setting_table import DataSettings
 
 SPLITS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
-class Fields:
+class AtomicFields:
     """Names of the columns and separators of atomic files, under RecBole's defaults.
 
     Attributes
@@ -44,28 +44,23 @@ class Fields:
     encoding: str | None = None
 
     @classmethod
-    def of(cls, config: Any) -> Fields:
-        """From RecBole's settings.
+    def of(cls, data: DataSettings) -> AtomicFields:
+        """From the settings.
 
         Raises
         ------
         UserError
             If a separator is more than one character.
         """
-        for name in ("field_separator", "seq_separator"):
-            if not isinstance(config[name], str) or not config[name]:
-                raise UserError(f"{name} must be a character, not {config[name]!r}")
-        if len(config["field_separator"].encode()) != 1:
-            raise UserError(f"field_separator must be one ASCII character, not {config['field_separator']!r}")
+        for name, value in (("field_separator", data.field_separator), ("seq_separator", data.seq_separator)):
+            if not value:
+                raise UserError(f"{name} must be a character, not {value!r}")
+        if len(data.field_separator.encode()) != 1:
+            raise UserError(f"field_separator must be one ASCII character, not {data.field_separator!r}")
         return cls(
-            config["USER_ID_FIELD"],
-            config["ITEM_ID_FIELD"],
-            config["TIME_FIELD"],
-            f"{config['ITEM_ID_FIELD']}{config['LIST_SUFFIX']}",
-            config["field_separator"],
-            config["seq_separator"],
-            config["encoding"],
-        )
+            data.user_field, data.item_field, data.time_field, f"{data.item_field}{data.list_suffix}",
+            data.field_separator, data.seq_separator, data.encoding,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -124,7 +119,7 @@ def prepare_hint(name: str, folder: Path) -> str:
     return f"prepare it with `{command}` or give --data_path=FOLDER"
 
 
-def read_header(path: Path, fields: Fields) -> list[str]:
+def read_header(path: Path, fields: AtomicFields) -> list[str]:
     """Names of the columns of an atomic file, without their types.
 
     Raises
@@ -140,7 +135,7 @@ def read_header(path: Path, fields: Fields) -> list[str]:
     return [field.split(":")[0] for field in header.split(fields.separator)]
 
 
-def read_columns(path: Path, wanted: tuple[str, ...], fields: Fields = Fields()) -> pl.DataFrame:
+def read_columns(path: Path, wanted: tuple[str, ...], fields: AtomicFields = AtomicFields()) -> pl.DataFrame:
     """Columns of an atomic file as strings.
 
     Raises
@@ -176,7 +171,7 @@ def read_columns(path: Path, wanted: tuple[str, ...], fields: Fields = Fields())
     return table
 
 
-def _first_bad_line(path: Path, n_fields: int, fields: Fields) -> str:
+def _first_bad_line(path: Path, n_fields: int, fields: AtomicFields) -> str:
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             try:
@@ -218,7 +213,7 @@ def read_times(path: Path, values: pl.Series) -> np.ndarray:
     return times.to_numpy().copy()
 
 
-def read_standard(path: Path, fields: Fields = Fields()) -> Interactions:
+def read_standard(path: Path, fields: AtomicFields = AtomicFields()) -> Interactions:
     """Read ``NAME.inter``.
 
     Raises
@@ -237,7 +232,7 @@ class NotLeaveOneOut(UserError):
     """The rows of split files are not the leave-one-out pairs of one sequence for each user."""
 
 
-def read_splits(folder: Path, name: str, fields: Fields = Fields()) -> Interactions:
+def read_splits(folder: Path, name: str, fields: AtomicFields = AtomicFields()) -> Interactions:
     """Read the authors' three files and fold the prefixes back into one sequence a user.
 
     Raises

@@ -6,13 +6,14 @@ another share one stretch of items, so that memory stays linear in the interacti
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from recbole_unisrec.data.atomic import Fields, Interactions, codes, read_columns, read_header, read_times
+from recbole_unisrec.data.atomic import AtomicFields, Interactions, codes, read_columns, read_header, read_times
 from recbole_unisrec.errors import UserError
 
 
@@ -39,7 +40,7 @@ class Given:
     positions: list[np.ndarray]
 
 
-def read_given(folder: Path, name: str, files: list[str], fields: Fields, window: int) -> Given:
+def read_given(folder: Path, name: str, files: Sequence[str], fields: AtomicFields, window: int) -> Given:
     """Read the three files.
 
     Parameters
@@ -58,8 +59,8 @@ def read_given(folder: Path, name: str, files: list[str], fields: Fields, window
     UserError
         If a file is missing, malformed, or of another kind than the first.
     """
-    if not isinstance(files, list) or len(files) != 3 or not all(isinstance(f, str) for f in files):
-        raise UserError(f"benchmark_filename names three files, like [train, valid, test], not {files!r}")
+    if len(files) != 3:
+        raise UserError(f"benchmark_filename names three files, like [train, valid, test], not {', '.join(files)}")
     paths = [folder / f"{name}.{middle}.inter" for middle in files]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
@@ -74,7 +75,7 @@ def read_given(folder: Path, name: str, files: list[str], fields: Fields, window
     return _read_rows(paths, fields, window) if all(written) else _read_plain(paths, fields)
 
 
-def _read_plain(paths: list[Path], fields: Fields) -> Given:
+def _read_plain(paths: list[Path], fields: AtomicFields) -> Given:
     """Plain interactions, with the number of the file."""
     tables = []
     for part, path in enumerate(paths):
@@ -88,7 +89,7 @@ def _read_plain(paths: list[Path], fields: Fields) -> Given:
     return Given(entries, None, rows["part"].to_numpy().copy(), [])
 
 
-def _read_rows(paths: list[Path], fields: Fields, window: int) -> Given:
+def _read_rows(paths: list[Path], fields: AtomicFields, window: int) -> Given:
     """Pairs with their prefixes; consecutive rows of a file that continue one another are folded together."""
     tables = [
         read_columns(path, (fields.user, fields.item_list, fields.item), fields)

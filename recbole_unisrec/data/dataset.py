@@ -1,4 +1,4 @@
-"""RecBole datasets for the packed models: sequences kept once, prefixes cut when asked for, text features by item."""
+"""RecBole dataset for the packed models: sequences kept once, prefixes cut when asked for."""
 
 from __future__ import annotations
 
@@ -9,86 +9,38 @@ import numpy as np
 import pandas as pd
 import torch
 from recbole.data.dataset import Dataset, SequentialDataset
-from recbole.data.interaction import Interaction
 from recbole.utils.enum_type import FeatureSource, FeatureType
 from torch import Tensor
 
-from recbole_unisrec.data.atomic import SPLITS, Fields, NotLeaveOneOut, find_layout, read_splits, read_standard
+from recbole_unisrec.data.atomic import SPLITS, AtomicFields, NotLeaveOneOut, find_layout, read_splits, read_standard
 from recbole_unisrec.data.benchmark import Given, read_given
 from recbole_unisrec.data.download import fetch_dataset
-from recbole_unisrec.data.feature_files import feature_paths, load_side_by_side
-from recbole_unisrec.data.features import FeatureTable
-from recbole_unisrec.data.mapped import MappedFeatures
+from recbole_unisrec.data.held_out import draw_items, draw_users, hold_out_items, keep_users, some_users
+from recbole_unisrec.data.interaction import PairInteraction
 from recbole_unisrec.data.sequences import Pairs, Segments
-from recbole_unisrec.data.splits import Sequences, Split, as_given, hold_out_items, keep_users, split_function
+from recbole_unisrec.data.split_names import split_function
+from recbole_unisrec.data.splits import Sequences, Split, as_given
 from recbole_unisrec.errors import UserError
+from recbole_unisrec.setting_table import (
+    DataSettings,
+    EvaluationSettings,
+    TrainingSettings,
+)
 
-COLD_BY = ("random", "time")
 # settings with which RecBole's own reading is needed: they name columns that ours passes over, or change them
 OTHER_COLUMNS = (
     "unload_col", "additional_feat_suffix", "threshold", "preload_weight", "alias_of_user_id", "normalize_field",
     "normalize_all", "discretization", "numerical_features",
 )  # fmt: skip
-MANY_ITEMS = 200_000  # from so many on, ``features_on: auto`` leaves text features on the disk where it can
-
-
-def some_users(valid: Pairs, test: Pairs, most: int, n_users: int) -> tuple[Pairs, Pairs]:
-    """Validation and test pairs of at most so many users, always the same ones, for catalogues that take long to rank."""
-    users = torch.cat([valid.user, test.user]).unique().numpy()
-    kept = torch.zeros(n_users, dtype=torch.bool)
-    kept[torch.from_numpy(np.random.default_rng(0).permutation(users)[:most])] = True
-    return valid.where(kept[valid.user]), test.where(kept[test.user])
-
-
-class PairInteraction(Interaction):
-    """RecBole ``Interaction`` of (prefix, next item) pairs that pads prefixes only for the rows that are asked for."""
-
-    def __init__(self, pairs: Pairs, window: int, fields: dict[str, str]) -> None:
-        self.pairs, self.window, self.list_field = pairs, window, fields["list"]
-        super().__init__(
-            {
-                fields["user"]: pairs.user,
-                fields["item"]: pairs.items[pairs.target],
-                fields["length"]: pairs.target - pairs.start,
-            }
-        )
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, str):
-            if index == self.list_field:
-                return self.pairs.padded(slice(None), self.window)
-            return self.interaction[index]
-        if isinstance(index, list | np.ndarray):
-            index = torch.as_tensor(np.asarray(index))
-        rows = {name: values[index] for name, values in self.interaction.items()}
-        return Interaction({**rows, self.list_field: self.pairs.padded(index, self.window)})
-
-    def _reindex(self, index: Any) -> None:
-        """Put the rows in another order, in place (RecBole's ``sort`` and ``shuffle``)."""
-        index = torch.as_tensor(np.asarray(index))
-        super()._reindex(index)
-        pairs = self.pairs
-        self.pairs = Pairs(pairs.items, pairs.user[index], pairs.start[index], pairs.target[index])
-
-    def __contains__(self, name: object) -> bool:
-        return name == self.list_field or name in self.interaction
-
-    @property
-    def columns(self) -> list[str]:
-        """Names of the fields, the padded list included."""
-        return [*self.interaction, self.list_field]
-
-    def to(self, device: Any, selected_field: Any = None) -> Interaction:
-        """Pad all rows and copy them to a device (large: [n, window] int64)."""
-        return self[slice(None)].to(device, selected_field)
 
 
 def needs_recbole(config: Any) -> bool:
     """Whether settings ask for columns or filters beyond user, item and time, so that RecBole's own reading is used."""
-    own = {config["USER_ID_FIELD"], config["ITEM_ID_FIELD"], config["TIME_FIELD"], "user_id", "item_id"}
-    columns = config["load_col"]
+    data = DataSettings.from_config(config)
+    own = {data.user_field, data.item_field, data.time_field, "user_id", "item_id"}
+    columns = data.load_col
     plain = isinstance(columns, dict) and set(columns) == {"inter"} and set(columns["inter"]) <= own
-    filters = set(config["val_interval"] or {}) - {config["TIME_FIELD"]}
+    filters = set(data.val_interval or {}) - {data.time_field}
     return not plain or bool(filters) or any(config[name] for name in OTHER_COLUMNS)
 
 
@@ -110,8 +62,11 @@ class SequenceDataset(SequentialDataset):
     given: Given | None = None  # files that came split beforehand
 
     def __init__(self, config: Any) -> None:
-        self.max_item_list_len = config["MAX_ITEM_LIST_LENGTH"]
-        self.item_list_length_field = config["ITEM_LIST_LENGTH_FIELD"]
+        self.settings = DataSettings.from_config(config)
+        self.eval_args = EvaluationSettings.from_config(config).eval_args
+        self.exact = TrainingSettings.from_config(config).long_sequences == "exact"
+        self.max_item_list_len = self.settings.window
+        self.item_list_length_field = self.settings.length_field
         self._tokens: dict[str, list[str]] = {}
         self.inter_feat: Any = None
         try:
@@ -123,13 +78,13 @@ class SequenceDataset(SequentialDataset):
                 raise
             text = str(error).strip("'")
             raise UserError(
-                f"RecBole cannot load {config['dataset']} with these settings ({type(error).__name__}: {text}); check "
+                f"RecBole cannot load {self.settings.dataset} with these settings ({type(error).__name__}: {text}); check "
                 "load_col and the filters against the columns of its files"
             ) from error
 
     def _get_preset(self) -> None:
         super()._get_preset()
-        self.item_id_list_field = self.config["ITEM_ID_FIELD"] + self.config["LIST_SUFFIX"]
+        self.item_id_list_field = self.settings.item_field + self.settings.list_suffix
 
     def _set_alias(self, alias_name: str, default_value: list[str]) -> None:
         super()._set_alias(alias_name, default_value)
@@ -139,8 +94,8 @@ class SequenceDataset(SequentialDataset):
     def _load_data(self, token: str, dataset_path: str) -> None:
         folder = Path(dataset_path)
         fetch_dataset(folder, token)
-        fields = Fields.of(self.config)
-        files = self.config["benchmark_filename"]
+        fields = AtomicFields.of(self.settings)
+        files = self.settings.benchmark_filename
         self.layout = "given" if files is not None else find_layout(folder, token)
         if self.layout == "standard" and needs_recbole(self.config):
             super()._load_data(token, dataset_path)
@@ -157,12 +112,12 @@ class SequenceDataset(SequentialDataset):
             try:
                 found = read_splits(folder, token, fields)
             except NotLeaveOneOut:  # then they are whatever they are
-                self.layout, files = "given", list(SPLITS)
+                self.layout, files = "given", SPLITS
         if self.layout == "given":
-            self.given = read_given(folder, token, files, fields, self.max_item_list_len)
+            self.given = read_given(folder, token, files or SPLITS, fields, self.max_item_list_len)
             found = self.given.entries
         # what is split beforehand is not filtered, here as in RecBole
-        self.benchmark_filename_list = files
+        self.benchmark_filename_list = None if files is None else list(files)
         self._tokens = {self.uid_field: found.user_tokens, self.iid_field: found.item_tokens}
         self.inter_feat = pd.DataFrame(
             {self.uid_field: found.user, self.iid_field: found.item, self.time_field: found.time}
@@ -201,11 +156,15 @@ class SequenceDataset(SequentialDataset):
         self.user_feat = self.item_feat = None  # columns have done their part in the filters
         self.feat_name_list = ["inter_feat"]
         self.split = self._split(users, items, times)
-        if self.config["cold_items"]:
-            self.cold = self._cold_items(items, times)
+        if self.settings.cold_items is not None:
+            if self.settings.cold_by == "time" and not self.has_times:
+                raise UserError(f"{self.dataset_name} comes in split files, which have no times; use cold_by: random")
+            first = times if self.settings.cold_by == "time" else None
+            self.cold = draw_items(items, self.settings.cold_items, self.item_num, first)
             self.split = hold_out_items(self.split, self.cold, self.max_item_list_len)
-        if self.config["train_users"] is not None:
-            self.split = keep_users(self.split, self._train_users())
+        if self.settings.train_users is not None:
+            drawn = draw_users(self.split.train_user, self.settings.train_users, self.user_num)
+            self.split = keep_users(self.split, drawn)
         whole = Pairs(
             self.split.items,
             *(torch.cat([getattr(p, name) for p in self.split.parts]) for name in ("user", "start", "target")),
@@ -220,7 +179,7 @@ class SequenceDataset(SequentialDataset):
 
     def _split(self, users: np.ndarray, items: np.ndarray, times: np.ndarray) -> Split:
         """The split that the files or ``eval_args`` ask for."""
-        window, whole = self.max_item_list_len, "ALL" in self.config["eval_args"]["split"]
+        window, whole = self.max_item_list_len, "ALL" in self.eval_args["split"]
         if self.given is not None and self.given.begin is not None:
             sequences = Sequences(items.astype(np.int64), users.astype(np.int64), self.given.begin, times)
             positions = self.given.positions
@@ -230,7 +189,7 @@ class SequenceDataset(SequentialDataset):
         if self.given is not None and self.given.part is not None and not whole:
             part = self.given.part[np.lexsort((times, users))][sequences.targets]
             return as_given(sequences, window, [sequences.targets[part == k] for k in range(3)])
-        args = self.config["eval_args"]
+        args = self.eval_args
         if "TIME" in args["split"] and not self.has_times:
             raise UserError(
                 f"{self.dataset_name} comes in split files, which have no times; it cannot be split by time"
@@ -254,38 +213,6 @@ class SequenceDataset(SequentialDataset):
     def has_times(self) -> bool:
         """Whether times are more than the order within the user."""
         return self.layout == "standard" or (self.given is not None and self.given.part is not None)
-
-    def _cold_items(self, items: np.ndarray, times: np.ndarray) -> Tensor:
-        """bool [n_items]: a share of the items, drawn at random (always the same) or the newest."""
-        share, by = self.config["cold_items"], self.config["cold_by"] or "random"
-        if not isinstance(share, float) or not 0 < share < 1 or by not in COLD_BY:
-            raise UserError(
-                f"cold_items must be a share between 0 and 1 and cold_by one of {', '.join(COLD_BY)}, not {share!r} and "
-                f"{by!r}"
-            )
-        if by == "time" and not self.has_times:
-            raise UserError(f"{self.dataset_name} comes in split files, which have no times; use cold_by: random")
-        known = np.unique(items)
-        if by == "time":
-            first = np.full(self.item_num, np.inf)
-            np.minimum.at(first, items, times)
-            order = known[np.argsort(first[known], kind="stable")]
-        else:
-            order = np.random.default_rng(0).permutation(known)
-        cold = torch.zeros(self.item_num, dtype=torch.bool)
-        cold[torch.from_numpy(order[len(order) - max(1, round(share * len(order))) :].copy())] = True
-        return cold
-
-    def _train_users(self) -> Tensor:
-        """bool [n_users]: a random share of the users with training pairs; those of a smaller share are among them."""
-        share = self.config["train_users"]
-        if not isinstance(share, float | int) or not 0 < share <= 1:
-            raise UserError(f"train_users must be a share above 0 and at most 1, not {share!r}")
-        users = self.split.train_user.numpy()
-        drawn = np.random.default_rng(0).permutation(users)[: max(1, round(share * len(users)))]
-        kept = torch.zeros(self.user_num, dtype=torch.bool)
-        kept[torch.from_numpy(drawn)] = True
-        return kept
 
     def _set_pairs(self, pairs: Pairs) -> None:
         self.pairs = pairs
@@ -311,8 +238,8 @@ class SequenceDataset(SequentialDataset):
         self._change_feat_format()
         self._check_parts()
         parts = list(self.split.parts)
-        if self.config["eval_users"]:
-            parts[1:] = some_users(parts[1], parts[2], int(self.config["eval_users"]), self.user_num)
+        if self.settings.eval_users:
+            parts[1:] = some_users(parts[1], parts[2], self.settings.eval_users, self.user_num)
         built = []
         for pairs in parts:
             part = self.copy(self.inter_feat)
@@ -322,11 +249,11 @@ class SequenceDataset(SequentialDataset):
 
     def _check_parts(self) -> None:
         """Say what is wrong where nothing is left to train on, or to measure by."""
-        asked = "benchmark_filename" if self.given is not None else str(self.config["eval_args"]["split"])
+        asked = "benchmark_filename" if self.given is not None else str(self.eval_args["split"])
         train, valid, test = (len(part) for part in self.split.parts)
-        if train and (valid or test or "ALL" in self.config["eval_args"]["split"]):
+        if train and (valid or test or "ALL" in self.eval_args["split"]):
             return
-        if self.given is None and "LS" in self.config["eval_args"]["split"]:
+        if self.given is None and "LS" in self.eval_args["split"]:
             raise UserError(
                 f"{self.dataset_name} has no user with three interactions or more, so nothing can be held out; "
                 "use a larger dataset"
@@ -339,7 +266,7 @@ class SequenceDataset(SequentialDataset):
     @property
     def segments(self) -> Segments:
         """What training reads, cut to the window (``long_sequences: exact`` or ``blocks``)."""
-        return self.split.segments(self.max_item_list_len, exact=self.config["long_sequences"] == "exact")
+        return self.split.segments(self.max_item_list_len, exact=self.exact)
 
     def repeat_share(self) -> float:
         """Share of the users' training interactions, the first of each left out, with an item that the user had before."""
@@ -360,60 +287,6 @@ class SequenceDataset(SequentialDataset):
     def save(self) -> None:
         """Refuse: RecBole's cache would survive a changed feature file, and loading it runs code from the file."""
         raise UserError(f"{type(self).__name__} is not cached (it loads in seconds); drop save_dataset")
-
-
-class TextDataset(SequenceDataset):
-    """`SequenceDataset` with the text features of its items in ``features``."""
-
-    features: FeatureTable
-
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        folder = Path(self.dataset_path)
-        row_of = None if self.numbered else self.read_index()
-        tokens = self.field2id_token[self.iid_field].tolist()
-        index = row_of or self.read_index()
-        n_rows = len(index) if index is not None else 1 + max((int(t) for t in tokens[1:] if t.isdecimal()), default=-1)
-        self.features = load_side_by_side(
-            feature_paths(folder, self.dataset_name, config["plm_suffix"]),
-            tokens,
-            row_of,
-            n_rows,
-            config["plm_size"],
-            config["text_cols"],
-            on_disk=stay_on_disk(config, len(tokens)),
-        )
-
-    @property
-    def known_features(self) -> Tensor:
-        """float32 [n, d_plm] features of the items that training may know of: all but those of ``cold_items``."""
-        if isinstance(self.features.weight, MappedFeatures):
-            return self.features.weight.sample(None if self.cold is None else ~self.cold)
-        rows = self.features.weight[1:]
-        return rows if self.cold is None else rows[~self.cold[1:]]
-
-
-def stay_on_disk(config: Any, n_items: int) -> bool:
-    """Whether text features stay in their file (``features_on``); ``auto`` leaves many there if a loss asks for few.
-
-    Raises
-    ------
-    UserError
-        If every step needs all of them.
-    """
-    where, full = config["features_on"] or "auto", (config["loss"] or "full") == "full"
-    if where == "disk" and full:
-        raise UserError(
-            "the full softmax needs all text features at every step; features_on=disk goes with loss=sampled or gbce"
-        )
-    as_it_is = (config["feature_precision"] or "fp32") == "fp32"
-    if where == "disk" and not as_it_is:
-        raise UserError("features_on=disk takes the file as it is; leave feature_precision out")
-    if where == "disk" and config["text_path"]:
-        raise UserError("text_path compares the texts of all items; leave it or features_on=disk out")
-    as_it_is = as_it_is and not config["text_path"]
-    many = n_items >= MANY_ITEMS and config["device"].type == "cpu"
-    return where == "disk" or (where == "auto" and many and as_it_is and not full)
 
 
 def read_index(path: Path) -> dict[str, int]:

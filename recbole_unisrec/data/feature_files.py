@@ -40,7 +40,7 @@ def load_side_by_side(
     tokens: Sequence[str],
     row_of: dict[str, int] | None,
     n_rows: int,
-    width: object = None,
+    widths: Sequence[int] | None = None,
     text_cols: object = None,
     on_disk: bool = False,
 ) -> FeatureTable:
@@ -50,8 +50,8 @@ def load_side_by_side(
     ----------
     paths, tokens, row_of, n_rows
         As in `data.features.load_features`.
-    width
-        ``plm_size``: the width of the one file, or a list of those of all; None takes what the files say.
+    widths
+        ``plm_size``: of each file; None takes what the files say.
     text_cols
         The columns that the texts must be made of; None takes any.
     on_disk
@@ -62,22 +62,22 @@ def load_side_by_side(
     UserError
         As `load_features`; if widths and files are not as many, or a file was made from other columns.
     """
-    widths = list(width) if isinstance(width, list | tuple) else [width] if len(paths) == 1 else [None] * len(paths)
-    if len(widths) != len(paths) or (len(paths) > 1 and isinstance(width, int)):
+    known: list[int | None] = list(widths) if widths else [None] * len(paths)
+    if len(known) != len(paths):
         raise UserError(
-            f"plm_size is {width!r}, but plm_suffix names {len(paths)} files; drop plm_size, or list as many"
+            f"plm_size is {', '.join(map(str, known))}, but plm_suffix names {len(paths)} files; drop plm_size, or list as many"
         )
     for path in paths:
         check_columns(path, text_cols)
-    tables = [load_features(path, tokens, row_of, n_rows, w, on_disk) for path, w in zip(paths, widths, strict=True)]
+    tables = [load_features(path, tokens, row_of, n_rows, w, on_disk) for path, w in zip(paths, known, strict=True)]
     if len(tables) == 1:
         return tables[0]
-    known = all(table.encoder for table in tables)
+    told = all(table.encoder for table in tables)
     weights = [table.weight for table in tables]
     mapped = [weight for weight in weights if isinstance(weight, MappedFeatures)]
     return FeatureTable(
         mapped[0].beside(mapped[1:]) if mapped else torch.cat([weight[:] for weight in weights], dim=1),
-        " + ".join(table.encoder for table in tables) if known else "",
+        " + ".join(table.encoder for table in tables) if told else "",
         tuple(table.width for table in tables),
     )
 

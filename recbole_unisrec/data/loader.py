@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from recbole_unisrec import distributed
-from recbole_unisrec.data.negatives import NegativeSampler, SampledSettings, localise, target_counts
+from recbole_unisrec.data.negatives import NegativeSampler, localise, target_counts
 from recbole_unisrec.data.sequences import PackedBatch, PackedLoader, pack
 from recbole_unisrec.errors import UserError
+from recbole_unisrec.setting_table import DataSettings, HistorySettings, LossSettings, RunSettings, TrainingSettings
 
 
 class PackedTrainLoader(PackedLoader):
@@ -21,17 +22,17 @@ class PackedTrainLoader(PackedLoader):
     """
 
     def __init__(self, config: Any, dataset: Any, shuffle: bool) -> None:
+        training, loss = TrainingSettings.from_config(config), LossSettings.from_config(config)
         super().__init__(
-            dataset.segments, config["train_batch_size"], config["MAX_ITEM_LIST_LENGTH"], config["seed"], shuffle,
-            with_seen=bool(config["history_bias"]),
+            dataset.segments, training.train_batch_size, DataSettings.from_config(config).window, training.seed, shuffle,
+            with_seen=HistorySettings.from_config(config).history_bias,
         )  # fmt: skip
         self.config, self.dataset, self._dataset = config, dataset, dataset
         self.world = distributed.current()
-        settings = SampledSettings.from_config(config)
         self.sampler: NegativeSampler | None = None
-        if settings is not None:
+        if loss.loss != "full":
             cold = getattr(dataset, "cold", None)
-            self.sampler = NegativeSampler(settings, target_counts(self.segments, dataset.item_num), cold)
+            self.sampler = NegativeSampler(loss, target_counts(self.segments, dataset.item_num), cold)
 
     def batch(self, index: Tensor, epoch: int, number: int) -> PackedBatch:
         """This process's part of the `number`-th batch of an epoch, with its negatives."""
@@ -55,13 +56,14 @@ class PackedTrainLoader(PackedLoader):
 
 def train_loader(config: Any, dataset: Any, sampler: Any, shuffle: bool = True) -> PackedTrainLoader:
     """What RecBole's ``get_dataloader`` hands out for training; `sampler` (negatives) must be None."""
+    run = RunSettings.from_config(config)
     if sampler is not None:
         raise UserError(
-            f"{config['model']} does not train on RecBole's negatives; set train_neg_sample_args: ~ (and loss: sampled "
+            f"{run.model} does not train on RecBole's negatives; set train_neg_sample_args: ~ (and loss: sampled "
             "for negatives of its own)"
         )
-    if config["save_dataloaders"]:
-        raise UserError(f"{config['model']} does not save dataloaders (they build in seconds); drop save_dataloaders")
+    if run.save_dataloaders:
+        raise UserError(f"{run.model} does not save dataloaders (they build in seconds); drop save_dataloaders")
     return PackedTrainLoader(config, dataset, shuffle)
 
 

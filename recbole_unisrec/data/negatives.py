@@ -3,67 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from recbole_unisrec.data.sequences import PackedBatch, Segments
-from recbole_unisrec.errors import UserError
-
-SOURCES = ("uniform", "popularity", "batch", "uniform+batch", "popularity+batch")
-
-
-@dataclass(frozen=True)
-class SampledSettings:
-    """Settings of a loss over a sample of the items.
-
-    Attributes
-    ----------
-    loss
-        ``sampled`` or ``gbce``.
-    negatives
-        Where negatives come from, one of `SOURCES`.
-    n_negatives
-        How many are drawn for a batch, beside its own items.
-    logq
-        Whether sampled softmax weighs each by how often it was to be expected.
-    gbce_t
-        Calibration t of gBCE.
-    """
-
-    loss: str
-    negatives: str
-    n_negatives: int
-    logq: bool
-    gbce_t: float
-
-    @classmethod
-    def from_config(cls, config: Any) -> SampledSettings | None:
-        """Read them from a RecBole ``Config``; None for the softmax over all items.
-
-        Raises
-        ------
-        UserError
-            If a value is out of range, or settings do not go together.
-        """
-        loss = config["loss"] or "full"
-        if loss not in ("full", "sampled", "gbce"):
-            raise UserError(f"unknown loss {loss!r}; choose one of full, sampled, gbce")
-        if loss == "full":
-            return None
-        if config["train_mode"] == "prefix":
-            raise UserError(f"loss {loss} goes with train_mode packed, not prefix; leave train_mode out")
-        negatives, n_negatives, t = config["negatives"], config["n_negatives"], config["gbce_t"]
-        if negatives not in SOURCES:
-            raise UserError(f"unknown negatives {negatives!r}; choose one of {', '.join(SOURCES)}")
-        if not isinstance(n_negatives, int) or n_negatives < 1:
-            raise UserError(f"n_negatives must be a whole number, 1 or more, not {n_negatives!r}")
-        if not isinstance(t, int | float) or not 0 <= t <= 1:
-            raise UserError(f"gbce_t must lie between 0 and 1, not {t!r}")
-        if loss == "gbce" and negatives != "uniform":
-            raise UserError(f"gBCE is derived for uniform negatives, not for {negatives}; leave negatives out")
-        return cls(loss, negatives, n_negatives, config["logq"] is not False, float(t))
+from recbole_unisrec.setting_table import LossSettings
 
 
 @dataclass(frozen=True)
@@ -101,14 +46,14 @@ class NegativeSampler:
     Parameters
     ----------
     settings
-        See `SampledSettings`.
+        Of a ``loss`` over a sample.
     counts
         int64 [n_items] how often each item is the next one in training (`target_counts`); item 0 is padding.
     cold
         bool [n_items], True for items that training must not know; None is none of them.
     """
 
-    def __init__(self, settings: SampledSettings, counts: Tensor, cold: Tensor | None = None) -> None:
+    def __init__(self, settings: LossSettings, counts: Tensor, cold: Tensor | None = None) -> None:
         self.settings = settings
         self.known = None if cold is None else (~cold).nonzero().squeeze(1)[1:]
         self.n_items = len(counts) - 1 if self.known is None else len(self.known)  # that can be drawn

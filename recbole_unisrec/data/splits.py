@@ -7,7 +7,7 @@ items and subsets of users need not know which of them made it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,8 +18,6 @@ from recbole_unisrec.data.sequences import Pairs, Segments, cut_segments
 from recbole_unisrec.errors import UserError
 
 LEAVE_ONE_MODES = ("valid_and_test", "valid_only", "test_only")
-ORDERS = ("TO", "RO")
-OWN_SPLITS = ("TIME", "ALL")  # that RecBole does not know
 Positions = Sequence[np.ndarray]  # int64, of the training, the validation and the test part
 
 
@@ -264,120 +262,6 @@ def everything(sequences: Sequences, window: int) -> Split:
     """All pairs train: for a model to serve, once its settings and epochs are chosen."""
     nothing = np.zeros(0, dtype=np.int64)
     return Split.of(sequences, (sequences.targets, nothing, nothing), window)
-
-
-# --- what can be done with any split
-
-
-def hold_out_items(split: Split, cold: Tensor, window: int) -> Split:
-    """The same split without any trace of some items in training and validation, as if they were new in the shop.
-
-    They are taken out of what training reads, and out of validation where they are the item to find. Test is left as it
-    is: histories and items to find may be cold.
-
-    Parameters
-    ----------
-    split
-        Any split.
-    cold
-        bool [n_items], True for items to hold out.
-    window
-        Longest history L.
-    """
-    start, stop = split.stretches()
-    length = stop - start
-    owner = torch.repeat_interleave(torch.arange(len(length)), length)
-    row = start[owner] + torch.arange(len(owner)) - torch.repeat_interleave(length.cumsum(0) - length, length)
-    warm = ~cold[split.items[row]]
-    row, owner = row[warm], owner[warm]
-    left = torch.bincount(owner, minlength=len(length))
-    n = len(split.items)
-    begin = n + (left.cumsum(0) - left)[owner]  # the shortened sequences stand behind the others
-    moved = torch.full((n,), -1)
-    moved[row] = n + torch.arange(len(row))
-    items, begin = torch.cat([split.items, split.items[row]]), torch.cat([split.begin, begin])
-    target = moved[split.train.target]
-    kept = (target >= 0) & (target > begin[target])
-    target = target[kept]
-    valid = split.valid.where(~cold[split.items[split.valid.target]])
-    return Split(
-        Pairs(items, split.train.user[kept], torch.maximum(begin[target], target - window), target),
-        replace(valid, items=items),
-        replace(split.test, items=items),
-        begin,
-    )
-
-
-def keep_users(split: Split, kept: Tensor) -> Split:
-    """The same split with the training pairs of some users only; validation and test stay as they are.
-
-    Parameters
-    ----------
-    split
-        Any split.
-    kept
-        bool [n_users], True for users to learn from.
-    """
-    return replace(split, train=split.train.where(kept[split.train.user]))
-
-
-# --- by name
-
-
-def split_function(eval_args: dict[str, object]) -> Callable[[Sequences, int], Split]:
-    """The function that RecBole's ``eval_args`` asks for, without its arguments but sequences and window.
-
-    Beside RecBole's ``LS``, ``RS`` and ``TS`` there are ``TIME: [VALID, TEST]`` (numbers, dates like 2011-09-01, or
-    shares of the interactions like 80%) and ``ALL`` (everything trains).
-
-    Raises
-    ------
-    UserError
-        If it asks for something else.
-    """
-    split, order = eval_args.get("split"), str(eval_args.get("order", "TO"))
-    if not isinstance(split, dict) or len(split) != 1:
-        raise UserError(f"eval_args split must name one split, like {{'LS': 'valid_and_test'}}, not {split!r}")
-    if order not in ORDERS:
-        raise UserError(f"eval_args order must be TO (by time) or RO (at random), not {order!r}")
-    ((kind, value),) = split.items()
-    group_by = eval_args.get("group_by", "user")
-    if order == "RO" and kind in ("LS", "TS"):  # which is also what RecBole takes where eval_args name none
-        raise UserError(f"eval_args split {kind} goes by time; add order: TO (for a random part use RS)")
-    if kind == "LS":
-        return lambda sequences, window: leave_one_out(sequences, window, str(value))
-    if kind == "RS":
-        return lambda sequences, window: by_ratio(sequences, window, value, order, group_by)  # type: ignore[arg-type]
-    if kind == "TS":
-        return lambda sequences, window: by_share_of_time(sequences, window, value)
-    if kind == "TIME":
-        if not isinstance(value, list | tuple) or len(value) != 2:
-            raise UserError(f"eval_args split TIME takes two points, [VALID, TEST], not {value!r}")
-        return lambda sequences, window: by_time(sequences, window, *(point(v, sequences.time) for v in value))
-    if kind == "ALL":
-        return everything
-    raise UserError(f"eval_args split has no {kind!r}; choose one of LS, RS, TS, TIME, ALL")
-
-
-def point(value: object, time: np.ndarray) -> float:
-    """A point in time: a number, a date (UTC; times are seconds then), or a share of the interactions like ``80%``.
-
-    Raises
-    ------
-    UserError
-        If it is none of these.
-    """
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    text = str(value).strip()
-    try:
-        if text.endswith("%"):
-            return float(np.quantile(time, float(text[:-1]) / 100))
-        return float(np.datetime64(text.removesuffix("Z"), "s").astype(np.int64))
-    except ValueError as error:
-        raise UserError(
-            f"{value!r} is no point in time; give a number, a date like 2011-09-01, or a share like 80%"
-        ) from error
 
 
 # --- details

@@ -11,7 +11,8 @@ from recbole_unisrec.beyond import BEYOND
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.leaderboard.rows import Row
 from recbole_unisrec.leaderboard.runs import FIRST_SEED, METRICS
-from recbole_unisrec.setting_table import TABLE, shown
+from recbole_unisrec.setting_parts import shown
+from recbole_unisrec.setting_table import TABLE
 
 # what RecTools' model reads of the settings (see `rectools.train`)
 OF_RECTOOLS = {

@@ -21,12 +21,13 @@ from recbole.utils import init_seed
 from torch import Tensor
 
 from recbole_unisrec import quick_start, record
-from recbole_unisrec.data.dataset import TextDataset
 from recbole_unisrec.data.sequences import Pairs
+from recbole_unisrec.data.text_dataset import TextDataset
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.evaluation import TestUsers, write_ranks
 from recbole_unisrec.metrics import rank_metrics
 from recbole_unisrec.model.losses import ranks_of_scores
+from recbole_unisrec.setting_table import EncoderSettings, EvaluationSettings, RunSettings, TrainingSettings
 
 ROWS = 1024  # histories encoded at a time
 
@@ -60,12 +61,14 @@ def train(config: Any, tell: Callable[[str], None] = record.say) -> quick_start.
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     started = time.perf_counter()
-    init_seed(config["seed"], config["reproducibility"])
+    training, evaluation = TrainingSettings.from_config(config), EvaluationSettings.from_config(config)
+    encoder, run = EncoderSettings.from_config(config), RunSettings.from_config(config)
+    init_seed(training.seed, training.reproducibility)
     dataset = TextDataset(config)
     dataset.build()
-    split, window = dataset.split, config["MAX_ITEM_LIST_LENGTH"]
-    metrics, topk = [m.lower() for m in config["metrics"]], config["topk"]
-    chosen_by = config["valid_metric"].lower()
+    split, window = dataset.split, dataset.settings.window
+    metrics, topk = [m.lower() for m in evaluation.metrics], evaluation.topk
+    chosen_by = evaluation.valid_metric.lower()
     epochs: list[dict[str, float]] = []
     best: dict[str, Any] = {"epoch": -1, "score": -1.0, "state": None}
 
@@ -82,7 +85,7 @@ def train(config: Any, tell: Callable[[str], None] = record.say) -> quick_start.
                 best.update(epoch=epoch, score=score, state=copy.deepcopy(module.net.state_dict()))
             mark = "*" if best["epoch"] == epoch else " "
             tell(f"epoch {epoch:>3}  loss {loss:8.4f}  valid {chosen_by.upper()} {score:.4f} {mark}  {seconds:6.1f} s")
-            trainer.should_stop = epoch - best["epoch"] > config["stopping_step"]
+            trainer.should_stop = epoch - best["epoch"] > training.stopping_step
 
     class Model(UniSRecModel):
         def _make_trainer(self, *args: Any, **kwargs: Any) -> Any:
@@ -92,13 +95,13 @@ def train(config: Any, tell: Callable[[str], None] = record.say) -> quick_start.
 
     model = Model(
         dataset.features.weight[:],
-        n_factors=config["hidden_size"],
-        n_blocks=config["n_layers"],
-        n_heads=config["n_heads"],
+        n_factors=encoder.hidden_size,
+        n_blocks=encoder.n_layers,
+        n_heads=encoder.n_heads,
         session_max_len=window,
-        lr=config["learning_rate"],
-        batch_size=config["train_batch_size"],
-        epochs=max(1, config["epochs"]),
+        lr=training.learning_rate,
+        batch_size=training.train_batch_size,
+        epochs=max(1, training.epochs),
     )
     start, stop = split.stretches()
     if int((stop - start - 1).sum()) != len(split.train):
@@ -114,13 +117,13 @@ def train(config: Any, tell: Callable[[str], None] = record.say) -> quick_start.
     users = TestUsers.of(dataset)
     tokens = dataset.field2id_token[dataset.uid_field][split.test.user.numpy()].astype(str)
     order = np.lexsort((split.test.target.numpy(), tokens))
-    file = Path(config["checkpoint_dir"]) / "rectools.ranks.npz"
+    file = Path(run.checkpoint_dir) / "rectools.ranks.npz"
     write_ranks(file, tokens[order], ranks["test"].numpy()[order])
     return quick_start.Result(
         model="RecTools UniSRecModel",
-        dataset=config["dataset"],
+        dataset=run.dataset,
         train_stage=None,
-        seed=config["seed"],
+        seed=training.seed,
         valid=dict(rank_metrics(ranks["valid"], metrics, topk)),
         test=dict(rank_metrics(ranks["test"], metrics, topk)),
         epochs=epochs,

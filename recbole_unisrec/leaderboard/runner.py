@@ -39,7 +39,9 @@ from recbole_unisrec.leaderboard.rows import Row
 from recbole_unisrec.leaderboard.runs import FIRST_SEED, GROUPS, METRICS, TOPK, Run, Standing, Watcher
 from recbole_unisrec.metrics import rank_metrics
 from recbole_unisrec.pretrained import load_pretrained
-from recbole_unisrec.setting_table import TABLE, check, defaults_of
+from recbole_unisrec.registry import MODELS
+from recbole_unisrec.setting_checks import check, defaults_of
+from recbole_unisrec.setting_table import TABLE, DataSettings, TextSettings
 from recbole_unisrec.settings import DATA_SETTINGS, build_config, known_settings
 
 # settings that say where and how a run is made rather than what comes out; all others are part of a run's key
@@ -156,10 +158,10 @@ class Leaderboard:
             If it is missing.
         """
         config = self._config(row, {}, self.seeds[0])
-        if not config["plm_suffix"]:
+        if row.model not in MODELS or not MODELS[row.model].reads_text:
             return []
-        folder = Path(config["data_path"])
-        files = feature_paths(folder, self.dataset, config["plm_suffix"])
+        folder = Path(DataSettings.from_config(config).data_path)
+        files = feature_paths(folder, self.dataset, TextSettings.from_config(config).plm_suffix)
         pooling = "Mean" if files[0].name.endswith("Mean") else "CLS"
         quick_start.prepare(config, None, pooling)
         for file in files:
@@ -223,7 +225,7 @@ class Leaderboard:
                     if k not in ELSEWHERE and v is not None and (k not in usual or v != usual[k])
                 }
                 if settings.get("plm_suffix"):
-                    folder = Path(config["data_path"])
+                    folder = Path(DataSettings.from_config(config).data_path)
                     files = [
                         *feature_paths(folder, self.dataset, settings["plm_suffix"]),
                         folder / f"{self.dataset}.item2index",

@@ -6,7 +6,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from torch import Tensor, nn
 
 from recbole_unisrec.data.mapped import MappedFeatures
-from recbole_unisrec.data.negatives import Drawn, SampledSettings
+from recbole_unisrec.data.negatives import Drawn
 from recbole_unisrec.data.sequences import PackedBatch, Seen, seen_of_padded
 from recbole_unisrec.model.dropout import Dropout
 from recbole_unisrec.model.encoder import MIN_ROW, Buckets, CausalTransformer, Rows
@@ -26,6 +26,13 @@ from recbole_unisrec.model.sampled_losses import gbce_beta, sampled_loss
 from recbole_unisrec.model.text_path import DECAY, HISTORY, POPULARITY, REPEATS, TextPath, with_usual
 from recbole_unisrec.model.text_vectors import unit_features
 from recbole_unisrec.optim import learns_by_rows
+from recbole_unisrec.setting_table import (
+    EncoderSettings,
+    HistorySettings,
+    LossSettings,
+    TextPathSettings,
+    TrainingSettings,
+)
 
 TABLE_ROWS = 16_384  # items of which features are read at a time
 # of `TableRecommender.history_bias`, in logits: how far it may go, and how far a weight of one is (Adam moves a weight by
@@ -34,26 +41,6 @@ HISTORY_LIMIT = 20.0
 HISTORY_GAIN = 100.0
 # what `mask_history` adds to a score: below every other, and still finite however often an item stands in the history
 HISTORY_MASK = -1e6
-
-
-@dataclass(frozen=True)
-class EncoderSettings:
-    """Settings of the Transformer, under RecBole's names."""
-
-    n_layers: int
-    n_heads: int
-    hidden_size: int
-    inner_size: int
-    hidden_dropout_prob: float
-    attn_dropout_prob: float
-    hidden_act: str
-    layer_norm_eps: float
-    initializer_range: float
-
-    @classmethod
-    def from_config(cls, config: Any) -> EncoderSettings:
-        """Read them from a RecBole ``Config``."""
-        return cls(**{name: config[name] for name in cls.__dataclass_fields__})
 
 
 class TableRecommender(SequentialRecommender):
@@ -75,18 +62,16 @@ class TableRecommender(SequentialRecommender):
 
     def __init__(self, config: Any, dataset: Any, cosine: bool, temperature: float) -> None:
         super().__init__(config, dataset)
-        s = EncoderSettings.from_config(config)
+        s, history = EncoderSettings.from_config(config), HistorySettings.from_config(config)
+        loss, training = LossSettings.from_config(config), TrainingSettings.from_config(config)
         self.hidden_size, self.initializer_range = s.hidden_size, s.initializer_range
         self.cosine, self.temperature = cosine, temperature
         cold = getattr(dataset, "cold", None)
         self.register_buffer("candidates", None if cold is None else (~cold).nonzero().squeeze(1), persistent=False)
         self.candidates: Tensor | None  # int64 [n], items that training knows of, ascending; None is all of them
-        sampled = SampledSettings.from_config(config)
         n_known = self.n_items - 1 if cold is None else int((~cold).sum()) - 1
-        self.beta = (
-            gbce_beta(sampled.n_negatives, n_known, sampled.gbce_t) if sampled and sampled.loss == "gbce" else None
-        )
-        self.item_rows = learns_by_rows(config, self.n_items)  # whether ID embeddings have sparse gradients
+        self.beta = gbce_beta(loss.n_negatives, n_known, loss.gbce_t) if loss.loss == "gbce" else None
+        self.item_rows = learns_by_rows(loss, training, self.n_items)  # whether ID embeddings have sparse gradients
         self.position_embedding = nn.Embedding(self.max_seq_length, s.hidden_size)
         self.trm_encoder = CausalTransformer(
             s.n_layers, s.n_heads, s.hidden_size, s.inner_size, s.hidden_dropout_prob, s.attn_dropout_prob,
@@ -95,21 +80,20 @@ class TableRecommender(SequentialRecommender):
         self.LayerNorm = nn.LayerNorm(s.hidden_size, eps=s.layer_norm_eps)
         self.dropout = Dropout(s.hidden_dropout_prob)
         # what is added to the score of an item of the history, by how many items ago it was; learned, starts at 0
-        self.history_bias = nn.Parameter(torch.zeros(self.max_seq_length)) if config["history_bias"] else None
-        self.mask_history = bool(config["mask_history"])  # outside training
+        self.history_bias = nn.Parameter(torch.zeros(self.max_seq_length)) if history.history_bias else None
+        self.mask_history = history.mask_history  # outside training
         self.text_path: TextPath | None = None
         self._cached: tuple[tuple[int, ...], Tensor] | None = None
 
     def add_text_path(self, config: Any, dataset: Any) -> None:
         """Give the texts their own way to the scores, if ``text_path`` says so; at the end of a subclass's constructor."""
-        if not config["text_path"]:
+        path = TextPathSettings.from_config(config)
+        if not path.text_path:
             return
         unit = unit_features(dataset.features.weight, "whiten", dataset.known_features)
         popularity = with_usual(dataset.item_popularity(), getattr(dataset, "cold", None))
-        self.text_path = TextPath(
-            unit, popularity, self.max_seq_length, self.temperature, float(config["text_path_alone"])
-        )
-        decay, weight = config["text_path_decay"], config["text_path_popularity"]
+        self.text_path = TextPath(unit, popularity, self.max_seq_length, self.temperature, path.text_path_alone)
+        decay, weight = path.text_path_decay, path.text_path_popularity
         self.text_path.start_at(DECAY if decay is None else decay, POPULARITY if weight is None else weight)
         if self.history_bias is not None and dataset.repeat_share() < REPEATS:
             nn.init.constant_(self.history_bias, HISTORY / HISTORY_GAIN)

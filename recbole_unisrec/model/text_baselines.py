@@ -11,6 +11,7 @@ from recbole_unisrec.data.sequences import PackedBatch
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.model.base import TableRecommender
 from recbole_unisrec.model.sasrec import SASRecPacked
+from recbole_unisrec.setting_table import ZESRecSettings
 
 
 class SASRecText(TableRecommender):
@@ -41,7 +42,7 @@ class ZESRec(SASRecText):
             raise UserError("ZESRec's penalty moves the offsets of all items at every step; set item_optimizer=adam")
         self.offset = nn.Embedding(self.n_items, self.hidden_size, padding_idx=0)
         nn.init.zeros_(self.offset.weight)
-        self.offset_penalty = config["offset_penalty"]
+        self.offset_penalty = ZESRecSettings.from_config(config).offset_penalty
 
     def item_table(self, items: Tensor | None = None) -> Tensor:
         """Mapped texts with offsets [n_items, d] or [..., d]."""

@@ -14,6 +14,7 @@ from recbole_unisrec.data.sequences import PackedBatch
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.model.base import TableRecommender
 from recbole_unisrec.model.text_vectors import history_mean, last_mean, unit_features
+from recbole_unisrec.setting_table import NearestTextSettings, TextSettings
 
 
 class TextKNN(TableRecommender):
@@ -37,20 +38,20 @@ class TextKNN(TableRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         SequentialRecommender.__init__(self, config, dataset)  # not `TableRecommender`'s: there is no encoder
-        decay, weight = float(config["decay"]), float(config["popularity_weight"])
-        if not 0 < decay <= 1:
-            raise UserError(f"decay must lie above 0 and be at most 1, not {decay}")
+        knn, text = NearestTextSettings.from_config(config), TextSettings.from_config(config)
         self.cosine, self.temperature = False, 1.0
         self.history_bias: nn.Parameter | None = None
         self.mask_history = True
         self.candidates: Tensor | None = None
         self.text_path = None
         self._cached: tuple[tuple[int, ...], Tensor] | None = None
-        unit = unit_features(dataset.features.weight, config["feature_scaling"] or "none", dataset.known_features)
+        unit = unit_features(dataset.features.weight, text.feature_scaling, dataset.known_features)
         popularity = torch.log1p(dataset.item_popularity().to(unit.dtype))
-        self.register_buffer("table", torch.cat([unit, weight * popularity.unsqueeze(1)], dim=1), persistent=False)
+        self.register_buffer(
+            "table", torch.cat([unit, knn.popularity_weight * popularity.unsqueeze(1)], dim=1), persistent=False
+        )
         self.table: Tensor  # (n_items, d_plm + 1)
-        self.register_buffer("weight", decay ** torch.arange(self.max_seq_length), persistent=False)
+        self.register_buffer("weight", knn.decay ** torch.arange(self.max_seq_length), persistent=False)
         self.weight: Tensor
 
     def item_table(self, items: Tensor | None = None) -> Tensor:

@@ -11,6 +11,7 @@ from recbole_unisrec.data.features import scale_features
 from recbole_unisrec.model.adaptor import MoEAdaptor
 from recbole_unisrec.model.base import TableRecommender
 from recbole_unisrec.model.tables import ItemEmbedding, item_embedding
+from recbole_unisrec.setting_table import AdaptorSettings, TextSettings
 
 FEATURE_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FEATURE_KEY = "plm_embedding.weight"  # in the authors' checkpoints; the features are the dataset's, not the model's
@@ -22,21 +23,21 @@ class UniSRec(TableRecommender):
     Parameters
     ----------
     config
-        Reads ``train_stage`` (inductive_ft or transductive_ft here), ``n_exps``, ``adaptor_dropout_prob``,
-        ``gate_noise``, ``whitening``, ``temperature``, ``history_bias``, ``mask_unseen_ids``, ``text_path`` and the
-        settings of the encoder.
+        Read as `AdaptorSettings` (``train_stage`` is inductive_ft or transductive_ft here), `TextSettings`, and what
+        `TableRecommender` reads.
     dataset
         A dataset with ``features`` (see `data.features.FeatureTable`), and ``known_features`` for a
         ``feature_scaling``.
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:
-        super().__init__(config, dataset, cosine=True, temperature=config["temperature"])
-        self.train_stage = config["train_stage"]
-        features, scaling = dataset.features.weight, config["feature_scaling"] or "none"
-        if scaling != "none":  # what is held out must not move the others
-            features = scale_features(features, scaling, dataset.known_features, dataset.features.widths)
-        self.keep_features(features, FEATURE_PRECISIONS[config["feature_precision"] or "fp32"])
+        adaptor, text = AdaptorSettings.from_config(config), TextSettings.from_config(config)
+        super().__init__(config, dataset, cosine=True, temperature=adaptor.temperature)
+        self.train_stage = adaptor.train_stage
+        features = dataset.features.weight
+        if text.feature_scaling != "none":  # what is held out must not move the others
+            features = scale_features(features, text.feature_scaling, dataset.known_features, dataset.features.widths)
+        self.keep_features(features, FEATURE_PRECISIONS[text.feature_precision])
         self.text_encoder: str = dataset.features.encoder
         # as in the authors' code, the expert weights keep their own initialisation
         if self.train_stage == "transductive_ft":
@@ -45,19 +46,19 @@ class UniSRec(TableRecommender):
             self.item_embedding = None
         self.apply(self.init_weights)
         known = None
-        if self.item_embedding is not None and config["mask_unseen_ids"]:
+        if self.item_embedding is not None and adaptor.mask_unseen_ids:
             # an item that nobody took is no target, so all that its embedding would learn is to be far from everybody
             known = (dataset.item_popularity() > 0).unsqueeze(1)
             self.item_embedding.weight.data.mul_(known)
         self.register_buffer("id_known", known, persistent=False)
         self.id_known: Tensor | None
         self.moe_adaptor = MoEAdaptor(
-            config["n_exps"],
+            adaptor.n_exps,
             features.shape[1],
             self.hidden_size,
-            config["adaptor_dropout_prob"],
-            noise=config["gate_noise"] is not False,
-            whitening=config["whitening"] is not False,
+            adaptor.adaptor_dropout_prob,
+            noise=adaptor.gate_noise,
+            whitening=adaptor.whitening,
         )
         self.add_text_path(config, dataset)
         self.register_load_state_dict_pre_hook(_drop_features)

@@ -13,6 +13,7 @@ from recbole_unisrec.errors import UserError
 from recbole_unisrec.pretrain.domains import read_description
 from recbole_unisrec.pretrain.features import MixtureFeatures
 from recbole_unisrec.pretrain.views import Rows, cut_rows, hashed_uniform, next_items
+from recbole_unisrec.setting_table import DataSettings, PretrainSettings, TextSettings
 
 HELD_OUT_SHARE = 0.05  # of a domain's users at most
 
@@ -42,11 +43,14 @@ class MixtureDataset:
     """
 
     def __init__(self, config: Any) -> None:
-        self.config, self.dataset_name = config, config["dataset"]
-        self.window = int(config["MAX_ITEM_LIST_LENGTH"])
-        if self.window < 1:
-            raise UserError(f"MAX_ITEM_LIST_LENGTH must be 1 or more, not {self.window}")
-        folder, name = Path(config["data_path"]), config["dataset"]
+        data, text, s = (
+            DataSettings.from_config(config),
+            TextSettings.from_config(config),
+            PretrainSettings.from_config(config),
+        )
+        self.config, self.dataset_name, self.user_field = config, data.dataset, data.user_field
+        self.window = data.window
+        folder, name = Path(data.data_path), data.dataset
         if not folder.is_dir():
             raise UserError(f"no mixture {name!r}: no folder {folder}; see `python -m dataset_tools.mixture --help`")
         counts, self.domains = read_description(folder, name)
@@ -54,17 +58,17 @@ class MixtureDataset:
         self.offsets = np.asarray(self._load(folder / f"{name}.offsets.npy", np.int64))
         self.user_domain = np.asarray(self._load(folder / f"{name}.user_domain.npy", np.int16))
         self._check(folder, counts)
-        if not isinstance(config["plm_suffix"], str):
+        if len(text.plm_suffix) != 1:
             raise UserError(
-                f"pre-training reads one feature file of each domain, but plm_suffix is {config['plm_suffix']}"
+                f"pre-training reads one feature file of each domain, but plm_suffix is {', '.join(text.plm_suffix)}"
             )
-        wants_words = float(config["item_drop_coefficient"]) < 1
+        wants_words = s.item_drop_coefficient < 1
         self.features = MixtureFeatures(
-            self.domains, config["plm_suffix"], config["plm_suffix_aug"] if wants_words else None, config["plm_size"],
-            config["feature_scaling"] or "none",
+            self.domains, text.plm_suffix[0], s.plm_suffix_aug if wants_words else None,
+            text.plm_size[0] if text.plm_size else None, text.feature_scaling,
         )  # fmt: skip
         self.user_num, self.item_num = counts["n_users"] + 1, counts["n_items"] + 1
-        self.train_users, self.valid_users = self._hold_out(int(config["valid_users"] or 0))
+        self.train_users, self.valid_users = self._hold_out(s.valid_users)
 
     def _load(self, path: Path, dtype: type) -> np.ndarray:
         try:
@@ -114,7 +118,7 @@ class MixtureDataset:
 
     def num(self, field: str) -> int:
         """Number of users or items, padding included, as RecBole's ``Dataset.num``."""
-        return self.user_num if field == self.config["USER_ID_FIELD"] else self.item_num
+        return self.user_num if field == self.user_field else self.item_num
 
     def build(self) -> list[MixtureDataset]:
         """The same set three times: loaders know which users are theirs."""

@@ -12,11 +12,11 @@ from torch.utils.checkpoint import checkpoint
 from recbole_unisrec.data.features import FeatureTable
 from recbole_unisrec.data.sequences import PackedBatch
 from recbole_unisrec.distributed import World, gather
-from recbole_unisrec.errors import UserError
 from recbole_unisrec.model.unisrec import UniSRec
 from recbole_unisrec.pretrain.batch import PretrainBatch
-from recbole_unisrec.pretrain.contrast import MASKINGS, contrast
+from recbole_unisrec.pretrain.contrast import contrast
 from recbole_unisrec.pretrain.dataset import MixtureDataset
+from recbole_unisrec.setting_table import PretrainSettings
 
 
 class UniSRecPretrain(UniSRec):
@@ -37,12 +37,8 @@ class UniSRecPretrain(UniSRec):
             config, **table_as_it_is, train_stage="pretrain", history_bias=None, loss=None, text_path=False
         )
         super().__init__(settings, SimpleNamespace(num=lambda field: 1, features=empty))
-        self.weight_seq = float(config["lambda"])
-        self.masking = config["contrastive_masking"] or MASKINGS[0]
-        if self.masking not in MASKINGS:
-            raise UserError(f"unknown contrastive_masking {self.masking!r}; choose one of {', '.join(MASKINGS)}")
-        if not self.temperature > 0:
-            raise UserError(f"temperature must be positive, not {self.temperature}")
+        s = PretrainSettings.from_config(config)
+        self.weight_seq, self.masking = s.sequence_weight, s.contrastive_masking
         self.world = World()
 
     def use_table(self, table: Tensor) -> None:

@@ -15,7 +15,6 @@ from recbole.data.utils import get_dataloader
 from recbole.utils import init_seed
 
 from recbole_unisrec import distributed
-from recbole_unisrec.errors import UserError
 from recbole_unisrec.memory import keep_freed_memory
 from recbole_unisrec.pretrain.dataset import MixtureDataset
 from recbole_unisrec.pretrain.loader import PretrainLoader
@@ -24,6 +23,7 @@ from recbole_unisrec.pretrain.trainer import UniSRecPretrainTrainer
 from recbole_unisrec.pretrain.views import Augmentation
 from recbole_unisrec.record import say, start_logging
 from recbole_unisrec.run_state import locked
+from recbole_unisrec.setting_table import PretrainSettings, RunSettings, TextSettings, TrainingSettings
 
 MODEL = "UniSRecPretrain"
 
@@ -49,25 +49,18 @@ class PretrainResult:
 
 def make_loader(config: Config, dataset: MixtureDataset, world: distributed.World) -> PretrainLoader:
     """The loader that the settings describe."""
-    augmentation = Augmentation(
-        float(config["item_drop_ratio"]),
-        float(config["item_drop_coefficient"]),
-        dataset.features.n_items,
-        int(config["seed"]),
-    )
+    s, training = PretrainSettings.from_config(config), TrainingSettings.from_config(config)
+    augmentation = Augmentation(s.item_drop_ratio, s.item_drop_coefficient, dataset.features.n_items, training.seed)
     return PretrainLoader(
-        dataset, int(config["train_batch_size"]), augmentation, int(config["seed"]),
-        float(config["domain_sampling"]), world, gather=not on_device(config),
-        at_a_time=int(config["rows_at_a_time"] or 0), pairs=config["pretrain_pairs"] or "random",
+        dataset, training.train_batch_size, augmentation, training.seed, s.domain_sampling, world,
+        gather=not on_device(config), at_a_time=s.rows_at_a_time, pairs=s.pretrain_pairs,
     )  # fmt: skip
 
 
 def on_device(config: Config) -> bool:
     """Whether the feature table goes to the device as a whole (``features_on``)."""
-    where = config["features_on"] or "auto"
-    if where not in ("auto", "device", "disk"):
-        raise UserError(f"unknown features_on {where!r}; choose one of auto, device, disk")
-    return where == "device" or (where == "auto" and config["device"].type == "cuda")
+    where = TextSettings.from_config(config).features_on
+    return where == "device" or (where == "auto" and RunSettings.from_config(config).device.type == "cuda")
 
 
 def pretrain(config: Config, resume: bool = False, verbose: bool = False) -> PretrainResult:
@@ -87,33 +80,34 @@ def pretrain(config: Config, resume: bool = False, verbose: bool = False) -> Pre
     UserError
         If settings, mixture or checkpoints do not fit, or the loss is not finite.
     """
-    with distributed.running(config["backend"]) as world:
+    with distributed.running(RunSettings.from_config(config).backend) as world:
         return _run(config, world, resume, verbose)
 
 
 def _run(config: Config, world: distributed.World, resume: bool, verbose: bool) -> PretrainResult:
     started = time.perf_counter()
     tell = say if world.first else (lambda line: None)
+    run, training = RunSettings.from_config(config), TrainingSettings.from_config(config)
     start_logging(config, verbose and world.first)
     keep_freed_memory()
-    init_seed(config["seed"], config["reproducibility"])
+    init_seed(training.seed, training.reproducibility)
     dataset = create_dataset(config)
     train_data = get_dataloader(config, "train")(config, dataset, None)
-    init_seed(config["seed"], config["reproducibility"])
+    init_seed(training.seed, training.reproducibility)
     model = UniSRecPretrain(config, dataset)
     model.world = world
-    model = model.to(config["device"])
+    model = model.to(run.device)
     if on_device(config):
-        model.use_table(dataset.features.on(config["device"]))
+        model.use_table(dataset.features.on(run.device))
     trainer = UniSRecPretrainTrainer(config, model)
     trainer.say = tell
     n_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     names = [d.name for d in dataset.domains]
     tell(
-        f"pre-training on {config['dataset']} ({', '.join(names)}): {len(dataset.train_users):,} users, "
+        f"pre-training on {run.dataset} ({', '.join(names)}): {len(dataset.train_users):,} users, "
         f"{dataset.item_num - 1:,} items, {len(dataset):,} pairs in {len(train_data)} steps an epoch, "
         f"{len(dataset.valid_users):,} users held out, {n_parameters:,} parameters, {world.size} "
-        f"process{'es' if world.size > 1 else ''} on {config['device'].type}"
+        f"process{'es' if world.size > 1 else ''} on {run.device.type}"
     )
     if trainer.transfer is not None:
         tell(str(trainer.transfer))
@@ -133,7 +127,7 @@ def _run(config: Config, world: distributed.World, resume: bool, verbose: bool) 
     with locked(trainer.folder) if world.first else contextlib.nullcontext():
         if resume:
             tell(trainer.resume(train_data))
-        _, best = trainer.fit(train_data, show_progress=bool(config["show_progress"]), callback_fn=report)
+        _, best = trainer.fit(train_data, show_progress=run.show_progress, callback_fn=report)
     tell(f"done in {time.perf_counter() - started:.0f} s; checkpoints in {trainer.folder}")
     if best is not None:
         tell(f"best zero-shot validation in epoch {best['epoch']}: use --pretrained {trainer.folder / 'best'}")

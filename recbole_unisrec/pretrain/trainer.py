@@ -24,6 +24,7 @@ from recbole_unisrec.pretrain.model import UniSRecPretrain
 from recbole_unisrec.pretrain.views import mix_seed
 from recbole_unisrec.record import plain, versions
 from recbole_unisrec.run_state import difference, optimizer_tensors, set_optimizer
+from recbole_unisrec.setting_table import PretrainSettings, RunSettings
 from recbole_unisrec.trainer import NAN_CHECK_EVERY, PackedTrainer
 
 TASKS = ("seq_item", "seq_seq")
@@ -33,7 +34,8 @@ BLOCK = 4096
 
 def run_folder(config: Any) -> Path:
     """Where the checkpoints of a run lie."""
-    return Path(config["checkpoint_dir"]) / f"UniSRec-{config['dataset']}"
+    run = RunSettings.from_config(config)
+    return Path(run.checkpoint_dir) / f"UniSRec-{run.dataset}"
 
 
 class UniSRecPretrainTrainer(PackedTrainer):
@@ -59,14 +61,9 @@ class UniSRecPretrainTrainer(PackedTrainer):
         super().__init__(config, model)
         self.world: World = model.world
         self.folder = run_folder(config)
-        counts = {"save_step": 0, "save_batches": 0, "keep_checkpoints": 1, "valid_every": 0, "stopping_step": 0}
-        for name, least in counts.items():
-            if config[name] is None or config[name] < least:
-                raise UserError(f"{name} must be a whole number, {least} or more, not {config[name]}")
-        self.save_step = int(config["save_step"])
-        self.save_batches = int(config["save_batches"])
-        self.keep = int(config["keep_checkpoints"])
-        self.valid_every = int(config["valid_every"])
+        s = PretrainSettings.from_config(config)
+        self.save_step, self.save_batches = s.save_step, s.save_batches
+        self.keep, self.valid_every = s.keep_checkpoints, s.valid_every
         self.history: list[dict[str, Any]] = []
         self.spreads: list[GateSpread] = []
         self.begin, self.step, self.sums = 0, 0, [0.0, 0.0]
@@ -78,7 +75,7 @@ class UniSRecPretrainTrainer(PackedTrainer):
     def _meta(self, epoch: int) -> dict[str, Any]:
         return {
             "model": "UniSRec",
-            "dataset": self.config["dataset"],
+            "dataset": self.dataset.dataset_name,
             "domains": [d.name for d in self.dataset.domains],
             "encoder": self.dataset.features.encoder,
             "width": self.dataset.features.width,
@@ -96,7 +93,7 @@ class UniSRecPretrainTrainer(PackedTrainer):
         progress = {
             "epoch": epoch,
             "step": step,
-            "seed": self.config["seed"],
+            "seed": self.training.seed,
             "sums": self.sums,
             "history": self.history,
             "same": self._same(),
@@ -146,7 +143,7 @@ class UniSRecPretrainTrainer(PackedTrainer):
                 f"{torn}the run in {self.folder} is finished: it stopped early after epoch {self.begin - 1}; nothing is "
                 "trained (a larger stopping_step would go on)"
             )
-        if self.begin >= int(self.config["epochs"]):
+        if self.begin >= self.training.epochs:
             return f"{torn}the run in {self.folder} is finished: all {self.begin} epochs are trained (more epochs would go on)"
         return f"{torn}resumed from {path}: epoch {self.begin}, step {self.step}"
 
@@ -173,7 +170,7 @@ class UniSRecPretrainTrainer(PackedTrainer):
             Best validation score and the record of its epoch; (None, None) without validation.
         """
         self.loader, self.dataset = train_data, train_data.dataset
-        epochs = int(self.config["epochs"])
+        epochs = self.training.epochs
         if saved and self.world.first and self.begin == self.step == 0 and store.list_checkpoints(self.folder):
             raise UserError(
                 f"{self.folder} holds the checkpoints of another run; add --resume to go on with it, or set checkpoint_dir"
@@ -223,7 +220,7 @@ class UniSRecPretrainTrainer(PackedTrainer):
         for step, batch in enumerate(bar, first):
             n_rows += len(batch.ids)
             # dropout and gate noise follow from the step, so no random state needs to be kept
-            torch.manual_seed(mix_seed(int(self.config["seed"]), epoch, step, rank))
+            torch.manual_seed(mix_seed(self.training.seed, epoch, step, rank))
             batch = batch.to(self.device)
             self.optimizer.zero_grad(set_to_none=True)
             with self.autocast():
@@ -337,7 +334,7 @@ class UniSRecPretrainTrainer(PackedTrainer):
 
     def _stops(self) -> bool:
         """Early stopping: `stopping_step` validations in a row without a better score; 0 never stops."""
-        patience = int(self.config["stopping_step"])
+        patience = self.training.stopping_step
         scored = [r for r in self.history if "valid" in r]
         if not patience or not scored:
             return False

@@ -26,6 +26,7 @@ from recbole_unisrec.serving.catalogue import item_frame
 from recbole_unisrec.serving.folder import Meta, Parts
 from recbole_unisrec.serving.network import Network, NetworkSettings
 from recbole_unisrec.serving.side_by_side import made_elsewhere, record
+from recbole_unisrec.setting_table import DataSettings, EncoderSettings, RunSettings, TextSettings
 from recbole_unisrec.unfinished import remark
 
 N_QUERIES = 500  # histories of the test part whose encoding is kept
@@ -33,7 +34,7 @@ N_QUERIES = 500  # histories of the test part whose encoding is kept
 
 def _data_folder(config: Any, checkpoint: Path) -> Path:
     """The dataset's folder: as recorded, from here or from where training ran."""
-    recorded = Path(config["data_path"])
+    recorded = Path(DataSettings.from_config(config).data_path)
     candidates = [recorded] if recorded.is_absolute() else [recorded, checkpoint.resolve().parent.parent / recorded]
     for folder in candidates:
         if folder.is_dir():
@@ -66,7 +67,8 @@ def read_checkpoint(path: Path, data_path: str | Path | None = None) -> Parts:
     saved = safe_torch_load(path, map_location="cpu")
     try:
         config, state = saved["config"], saved["state_dict"]
-        name, dataset_name = config["model"], config["dataset"]
+        run = RunSettings.from_config(config)
+        name, dataset_name = run.model, run.dataset
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is no checkpoint of a training run (it lacks {error}); give saved/....pth") from error
     if name not in PACKED:
@@ -94,7 +96,7 @@ def read_checkpoint(path: Path, data_path: str | Path | None = None) -> Parts:
     weights = {name: values for name, values in state.items() if name in wanted}
     features = getattr(dataset, "features", None) if settings.n_exps else None
     if settings.scaled and features is not None:
-        mean, matrix = scaling(train.known_features, str(config["feature_scaling"]), features.widths)
+        mean, matrix = scaling(train.known_features, TextSettings.from_config(config).feature_scaling, features.widths)
         weights.update(feature_mean=mean, feature_matrix=matrix)
     if settings.history:
         weights["history_bias"] = model.distance_bias().detach()
@@ -108,7 +110,9 @@ def read_checkpoint(path: Path, data_path: str | Path | None = None) -> Parts:
         table = network.widened(table, dataset.features.weight, with_usual(popularity, dataset.cold))
 
     folder = Path(final["data_path"])
-    files = feature_paths(folder, dataset_name, config["plm_suffix"]) if features is not None else []
+    files = (
+        feature_paths(folder, dataset_name, TextSettings.from_config(config).plm_suffix) if features is not None else []
+    )
     tokens = dataset.field2id_token[dataset.iid_field].tolist()[1:]
     encoder = record([read_meta(file) for file in files]) if files else {}
     fields = Fields.of(final)
@@ -124,8 +128,9 @@ def read_checkpoint(path: Path, data_path: str | Path | None = None) -> Parts:
         )
     fitted = LatentSemantics.load(fitted_files[0]) if fitted_files else None
     forms = {"inductive_ft": "inductive", "transductive_ft": "transductive", "pretrain": "inductive"}
+    stage = getattr(model, "train_stage", None)
     return Parts(
-        meta=Meta(name, forms.get(str(config["train_stage"]), "ids"), dataset_name, encoder, versions()),
+        meta=Meta(name, forms.get(str(stage), "ids"), dataset_name, encoder, versions()),
         settings=settings,
         network=network,
         items=item_frame(ids, texts, popularity=popularity[1:].numpy()),
@@ -140,18 +145,19 @@ def read_checkpoint(path: Path, data_path: str | Path | None = None) -> Parts:
 
 def _settings(config: Any, model: Any) -> NetworkSettings:
     adaptor = getattr(model, "moe_adaptor", None)
+    encoder = EncoderSettings.from_config(config)
     return NetworkSettings(
-        n_layers=config["n_layers"],
-        n_heads=config["n_heads"],
-        hidden_size=config["hidden_size"],
-        inner_size=config["inner_size"],
-        hidden_act=config["hidden_act"],
-        layer_norm_eps=float(config["layer_norm_eps"]),
-        window=config["MAX_ITEM_LIST_LENGTH"],
+        n_layers=encoder.n_layers,
+        n_heads=encoder.n_heads,
+        hidden_size=encoder.hidden_size,
+        inner_size=encoder.inner_size,
+        hidden_act=encoder.hidden_act,
+        layer_norm_eps=encoder.layer_norm_eps,
+        window=DataSettings.from_config(config).window,
         n_exps=0 if adaptor is None else adaptor.n_exps,
         plm_size=0 if adaptor is None else model.features.shape[1],
         cosine=model.cosine,
-        scaled=adaptor is not None and (config["feature_scaling"] or "none") != "none",
+        scaled=adaptor is not None and TextSettings.from_config(config).feature_scaling != "none",
         history=model.history_bias is not None or model.mask_history,
         path=0 if model.text_path is None else model.text_path.columns.shape[1] - 1,
     )

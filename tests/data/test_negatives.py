@@ -6,24 +6,24 @@ import pytest
 import torch
 
 from recbole_unisrec.data.negatives import (
-    SOURCES,
     NegativeSampler,
-    SampledSettings,
     localise,
     target_counts,
 )
 from recbole_unisrec.data.sequences import Segments, bucket_lengths, pack
 from recbole_unisrec.errors import UserError
+from recbole_unisrec.setting_checks import check_loss
+from recbole_unisrec.setting_table import LossSettings
 
 COUNTS = torch.tensor([0, 5, 1, 0, 2, 9, 3])
 
 
-def settings(**changes: Any) -> SampledSettings:
-    return SampledSettings(**{"loss": "sampled", "negatives": "uniform", "n_negatives": 4, "logq": True, "gbce_t": 0.75,
+def settings(**changes: Any) -> LossSettings:
+    return LossSettings(**{"loss": "sampled", "negatives": "uniform", "n_negatives": 4, "logq": True, "gbce_t": 0.75,
                               **changes})  # fmt: skip
 
 
-@pytest.mark.parametrize("negatives", [s for s in SOURCES if s != "batch"])
+@pytest.mark.parametrize("negatives", ["uniform", "popularity", "uniform+batch", "popularity+batch"])
 def test_the_weighted_sum_over_negatives_is_on_average_that_over_all_items(negatives: str) -> None:
     sampler = NegativeSampler(settings(negatives=negatives), COUNTS)
     value = torch.tensor([0.0, 1.0, 7.0, 2.0, 0.5, 3.0, 4.0], dtype=torch.float64)
@@ -86,10 +86,10 @@ def test_rows_of_a_batch_stand_for_its_items() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"loss": "foo"}, "unknown loss 'foo'"),
-        ({"negatives": "foo"}, "unknown negatives 'foo'"),
+        ({"loss": "foo"}, "loss must be one of full, sampled, gbce, not 'foo'"),
+        ({"negatives": "foo"}, "negatives must be one of uniform, popularity, batch"),
         ({"n_negatives": 0}, "n_negatives must be a whole number"),
-        ({"gbce_t": 2}, "gbce_t must lie between 0 and 1"),
+        ({"gbce_t": 2}, "gbce_t must be a number from 0 to 1, not 2"),
         ({"loss": "gbce", "negatives": "popularity"}, "gBCE is derived for uniform negatives"),
         ({"train_mode": "prefix"}, "goes with train_mode packed"),
     ],
@@ -98,5 +98,5 @@ def test_settings_that_do_not_fit(changes: dict[str, Any], sentence: str) -> Non
     config = {"loss": "sampled", "negatives": "uniform", "n_negatives": 4, "logq": True, "gbce_t": 0.75,
               "train_mode": "packed", **changes}  # fmt: skip
     with pytest.raises(UserError, match=sentence):
-        SampledSettings.from_config(config)
-    assert SampledSettings.from_config({**config, "loss": "full"}) is None
+        check_loss(config)
+    check_loss({**config, "loss": "full", "negatives": "uniform", "n_negatives": 1, "gbce_t": 1})

@@ -14,17 +14,16 @@ from recbole.config import Config
 from recbole.data.dataset import Dataset, SequentialDataset
 
 from recbole_unisrec.data.dataset import SequenceDataset
+from recbole_unisrec.data.held_out import hold_out_items, keep_users
 from recbole_unisrec.data.sequences import Pairs, bucket_lengths, pack
+from recbole_unisrec.data.split_names import split_function
 from recbole_unisrec.data.splits import (
     Sequences,
     Split,
     by_ratio,
     by_time,
     everything,
-    hold_out_items,
-    keep_users,
     leave_one_out,
-    split_function,
 )
 from recbole_unisrec.errors import UserError
 

@@ -17,7 +17,7 @@ from dataset_tools import custom, writer
 from dataset_tools.common import run_cli
 from dataset_tools.ids import MISSING_WORDS
 from dataset_tools.pipeline import Dataset
-from recbole_unisrec.data.dataset import TextDataset
+from recbole_unisrec.data.text_dataset import TextDataset
 from recbole_unisrec.settings import build_config
 
 TEXTS = ['"Quoted" start.', 'An "inner" quote.', '"Open only.', 'Ends so"', "", '""', ".", "NA", "a, b; c' d"]

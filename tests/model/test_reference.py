@@ -12,6 +12,7 @@ import torch
 import recbole_unisrec  # noqa: F401
 from recbole_unisrec.data.sequences import Segments, bucket_lengths, pack
 from recbole_unisrec.model.unisrec import UniSRec
+from recbole_unisrec.setting_page import defaults
 
 pytestmark = pytest.mark.hardware
 
@@ -34,7 +35,7 @@ def load(reference: Any, stage: str) -> UniSRec:
     dataset = SimpleNamespace(
         num=lambda field: 41, features=SimpleNamespace(weight=torch.from_numpy(reference["plm"]), width=48, encoder="")
     )
-    model = UniSRec(defaultdict(lambda: None, SETTINGS, train_stage=stage), dataset)  # a Config has None too
+    model = UniSRec(defaultdict(lambda: None, {**defaults("UniSRec"), **SETTINGS}, train_stage=stage), dataset)
     prefix = f"{stage}/state/"
     state = {k.removeprefix(prefix): torch.from_numpy(reference[k]) for k in reference.files if k.startswith(prefix)}
     model.load_state_dict(state)  # the authors' names, their plm_embedding.weight included

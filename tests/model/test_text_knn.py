@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from recbole_unisrec import quick_start
-from recbole_unisrec.data.dataset import TextDataset
 from recbole_unisrec.data.sequences import Pairs, bucket_lengths, pack, pack_last
+from recbole_unisrec.data.text_dataset import TextDataset
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.evaluation import read_ranks
 from recbole_unisrec.model.text_knn import TextKNN

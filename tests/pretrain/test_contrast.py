@@ -15,6 +15,7 @@ from recbole_unisrec.pretrain.batch import make_batch
 from recbole_unisrec.pretrain.contrast import contrast
 from recbole_unisrec.pretrain.model import UniSRecPretrain
 from recbole_unisrec.pretrain.views import Rows, word_drop
+from recbole_unisrec.setting_page import defaults
 
 pytestmark = pytest.mark.hardware
 
@@ -41,7 +42,7 @@ def end_to_end(seq: np.ndarray, length: np.ndarray) -> Rows:
 @pytest.mark.parametrize(("masking", "kind"), [("exclude", "masked"), ("authors", "upstream")])
 def test_agrees_with_the_authors(reference: Any, view: str, masking: str, kind: str) -> None:
     features = SimpleNamespace(width=48, encoder="")
-    settings = defaultdict(lambda: None, SETTINGS, contrastive_masking=masking)  # a Config has None too
+    settings = defaultdict(lambda: None, {**defaults("UniSRecPretrain"), **SETTINGS}, contrastive_masking=masking)
     model = UniSRecPretrain(settings, SimpleNamespace(features=features))
     prefix = "pretrain/state/"
     state = {k.removeprefix(prefix): torch.from_numpy(reference[k]) for k in reference.files if k.startswith(prefix)}
