@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import ipaddress
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -15,49 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from dataset_tools.common import UserError
 from recbole_unisrec.refit_names import is_refit, measured, refitted
-from recbole_unisrec.serving.process import set_threads, start_log
+from recbole_unisrec.serving.arguments import load_model, natural, parser_of
+from recbole_unisrec.serving.serve import TOKEN, is_loopback, serve_command
 
 if TYPE_CHECKING:
     from recbole_unisrec.serving.answers import Recommendations
     from recbole_unisrec.serving.recommender import Recommender
 
+__all__ = ["COMMANDS", "OUTPUTS", "TOKEN", "checkpoint_of", "is_loopback", "serve_command", "table"]
+
 OUTPUTS = (".csv", ".jsonl", ".parquet")
-TOKEN = "UNISREC_TOKEN"
-
-
-def _parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"unisrec {name}",
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--model",
-        type=Path,
-        required=True,
-        metavar="PATH",
-        help="a saved model's folder, or a checkpoint (of a folder of checkpoints the newest)",
-    )
-    parser.add_argument("--data_path", type=Path, help="for a checkpoint: the folder that holds the dataset's folder")
-    parser.add_argument(
-        "--index", default="auto", choices=["auto", "exact", "approximate"], help="search (default: %(default)s)"
-    )
-    parser.add_argument("--encoder", help="encoder of new texts, where the model does not say it; save keeps it")
-    parser.add_argument("--pooling", choices=["CLS", "Mean"], help="of --encoder")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
-
-
-def _load(args: argparse.Namespace) -> Recommender:
-    from recbole_unisrec.serving.recommender import load
-
-    start_log()
-    share = getattr(args, "workers", 1) > 1
-    rec = load(args.model, args.data_path, args.index, getattr(args, "precision", "fp32"), share)
-    if args.encoder:
-        rec.set_encoder(args.encoder, args.pooling)
-    return rec
 
 
 def checkpoint_of(model: Path, as_measured: bool) -> Path:
@@ -81,22 +45,6 @@ def checkpoint_of(model: Path, as_measured: bool) -> Path:
     return refitted(model)
 
 
-def _natural(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        found = float(text)
-    except ValueError:
-        found = -1.0
-    if not 0 <= found < 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
-    return found
-
-
 def _ids(rec: Recommender, given: list[str]) -> list[str]:
     """Item ids of ``--history``: of one argument parts between commas, or a JSON list; of several each as it is."""
     from recbole_unisrec.serving.files import ids_of
@@ -115,7 +63,7 @@ def _ids(rec: Recommender, given: list[str]) -> list[str]:
 
 def save_command(arguments: list[str]) -> int:
     """A training checkpoint becomes one folder with all that serving needs."""
-    parser = _parser(
+    parser = parser_of(
         "save",
         "Write one folder with all that recommending needs: weights, items, texts, their vectors, the index.",
         "example:\n  unisrec save --model saved/UniSRec-Nov-24-2026_03-44-07-1.pth --out models/myshop",
@@ -127,7 +75,7 @@ def save_command(arguments: list[str]) -> int:
     )  # fmt: skip
     args = parser.parse_args(arguments)
     args.model = checkpoint_of(args.model, args.measured)
-    rec = _load(args)
+    rec = load_model(args)
     rec.save(args.out)
     print(f"{args.out}: {rec.meta.model} {rec.meta.form}, {len(rec):,} items")
     if is_refit(args.model):
@@ -141,7 +89,7 @@ def save_command(arguments: list[str]) -> int:
 
 def recommend_command(arguments: list[str]) -> int:
     """Recommendations for one history, or for a file of them."""
-    parser = _parser(
+    parser = parser_of(
         "recommend",
         "Recommend items after a history, or after each history of a file.",
         "examples:\n"
@@ -161,7 +109,7 @@ def recommend_command(arguments: list[str]) -> int:
     what.add_argument("--orders", type=Path, metavar="FILE", help="table with a row for each item that a user took")
     what.add_argument("--input", type=Path, metavar="FILE", help="table with a row for each user: user_id, history")
     parser.add_argument("--out", type=Path, metavar="FILE", help="csv, jsonl or parquet; for --orders and --input")
-    parser.add_argument("--k", type=_natural, default=10, help="items for each history (default: %(default)s)")
+    parser.add_argument("--k", type=natural, default=10, help="items for each history (default: %(default)s)")
     parser.add_argument("--include_seen", action="store_true", help="items of the history may be recommended again")
     parser.add_argument(
         "--candidates", type=Path, metavar="FILE", help="recommend only these: an id on each line, or a .json list"
@@ -185,7 +133,7 @@ def recommend_command(arguments: list[str]) -> int:
     elif args.out is not None:
         raise UserError("--out goes with --orders or --input; the answer to --history is printed")
     candidates = _read_candidates(args.candidates) if args.candidates else None
-    rec = _load(args)
+    rec = load_model(args)
     if args.history is None:
         from recbole_unisrec.serving.files import recommend_file
 
@@ -237,15 +185,15 @@ def table(answer: Recommendations) -> str:
 
 def similar_command(arguments: list[str]) -> int:
     """The items nearest to one."""
-    parser = _parser(
+    parser = parser_of(
         "similar",
         "Show the items whose vectors are nearest to that of an item.",
         "example:\n  unisrec similar --model models/myshop --item B00TNNWMXI --k 5",
     )
     parser.add_argument("--item", required=True, help="item id")
-    parser.add_argument("--k", type=_natural, default=10, help="how many (default: %(default)s)")
+    parser.add_argument("--k", type=natural, default=10, help="how many (default: %(default)s)")
     args = parser.parse_args(arguments)
-    print(table(_load(args).similar_items(args.item, args.k)))
+    print(table(load_model(args).similar_items(args.item, args.k)))
     return 0
 
 
@@ -254,7 +202,7 @@ def similar_command(arguments: list[str]) -> int:
 
 def add_items_command(arguments: list[str]) -> int:
     """New items into a saved model, without training."""
-    parser = _parser(
+    parser = parser_of(
         "add-items",
         "Add items to a saved model by their texts, or by vectors made elsewhere, without training.",
         "examples:\n"
@@ -286,7 +234,7 @@ def add_items_command(arguments: list[str]) -> int:
     if args.items is None and args.vectors is None:
         raise UserError("give the new items by --items FILE, or their vectors by --vectors FILE")
     new: list[Mapping[str, Any]] | None = None if args.items is None else _read_items(args)
-    rec = _load(args)
+    rec = load_model(args)
     if args.skip_existing and new is not None:
         new = [item for item in new if rec.snapshot.row(item["item_id"]) is None]
     features = None
@@ -320,98 +268,6 @@ def _read_items(args: argparse.Namespace) -> list[Mapping[str, Any]]:
         for item, *fields in frame.select(args.item_col, *args.text_cols).iter_rows():
             found.append({"item_id": item, "text": join_fields(fields), "title": fields[0] or ""})
     return found
-
-
-# --- serve
-
-
-def serve_command(arguments: list[str]) -> int:
-    """The HTTP service and its page."""
-    parser = _parser(
-        "serve",
-        "Start an HTTP service with a page to try the model: POST /recommend, POST /items, GET /items?q=..., ...\n"
-        "Beyond loopback a token is required, from the environment variable UNISREC_TOKEN or --token_file.",
-        "examples:\n"
-        "  unisrec serve --model models/myshop\n"
-        "  UNISREC_TOKEN=$(cat token) unisrec serve --model models/myshop --host 0.0.0.0",
-    )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8000, help="default: %(default)s; 0 takes a free one")
-    parser.add_argument("--token_file", type=Path, metavar="FILE", help="file whose first line is the bearer token")
-    parser.add_argument("--max_body", type=_natural, default=1 << 20, help="bytes of a request (default: %(default)s)")
-    parser.add_argument("--threads", type=_natural, default=1, help="of an answer (default: 1; one more does the HTTP)")
-    parser.add_argument("--save_changes", action="store_true", help="save added and removed items when it stops")
-    parser.add_argument("--drain", type=_natural, default=30, help="seconds for open requests at the end (default: 30)")
-    parser.add_argument(
-        "--workers", type=_natural, default=1,
-        help="processes that share the model; changes are then saved in its folder at once (default: 1)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--reload", type=_seconds, default=2.0, metavar="SECONDS",
-        help="between two looks whether the folder was replaced; 0 for none (default: 2)",
-    )  # fmt: skip
-    parser.add_argument("--max_items", type=_natural, default=1_000_000, help="of the catalogue (default: a million)")
-    parser.add_argument(
-        "--origin", nargs="+", default=[], metavar="URL",
-        help="pages of other sites that may send requests, such as https://shop.example",
-    )  # fmt: skip
-    parser.add_argument(
-        "--access_log", default="-", metavar="FILE", help="a line of JSON for each request: - is stderr, none is no log"
-    )
-    args = parser.parse_args(arguments)
-    token = _token(args)
-    if token is None and not is_loopback(args.host):
-        raise UserError(f"{args.host} is not loopback, so a token is needed; set {TOKEN} or give --token_file FILE")
-    if args.save_changes and not args.model.is_dir():
-        raise UserError("--save_changes needs a saved model's folder; make one with `unisrec save`")
-    if args.workers > 1 and not args.model.is_dir():
-        raise UserError("--workers needs a saved model's folder, which they share; make one with `unisrec save`")
-    for name in ("fastapi", "uvicorn", "prometheus_client"):
-        if importlib.util.find_spec(name) is None:
-            raise UserError(f'the service needs {name}; run pip install "recbole_unisrec[serve]"')
-    from recbole_unisrec.serving.served import Following
-    from recbole_unisrec.serving.server import Options, run
-
-    rec = _load(args)
-    if args.workers > 1 and rec.origin is None:
-        raise UserError("--workers needs a saved model's folder, which they share; make one with `unisrec save`")
-    if args.max_items < len(rec):
-        raise UserError(f"the model has {len(rec):,} items already; give a larger --max_items")
-    set_threads(args.threads)
-    following = None
-    if rec.origin is not None:
-        following = Following(rec.origin.path, args.index, shared=args.workers > 1, seconds=args.reload)
-    options = Options(
-        args.host, args.port, token, args.max_body, tuple(args.origin), args.drain, args.workers, args.max_items,
-        args.access_log, args.threads,
-    )  # fmt: skip
-    last = run(rec, options, following)
-    if args.save_changes and last.changed:
-        last.save(args.model)
-        print(f"{args.model}: saved, {len(last):,} items", file=sys.stderr)
-    return 0
-
-
-def _token(args: argparse.Namespace) -> str | None:
-    token: str | None = os.environ.get(TOKEN)
-    if args.token_file:
-        try:
-            token = (args.token_file.read_text(encoding="utf-8").splitlines() or [""])[0].strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read the token in {args.token_file}: {error}") from error
-    if token is not None and (len(token) < 8 or not token.isascii() or not token.isprintable() or " " in token):
-        raise UserError("the token must be at least 8 printable ASCII characters without blanks")
-    return token
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine only."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {

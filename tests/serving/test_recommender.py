@@ -19,7 +19,7 @@ from dataset_tools.precision import has_fast_bf16
 from recbole_unisrec import quick_start
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.serving import Recommender, load
-from recbole_unisrec.serving import recommender as module
+from recbole_unisrec.serving import index as search
 from recbole_unisrec.serving.catalogue import TITLE_LENGTH, short_title
 from recbole_unisrec.settings import build_config
 from tests.conftest import N_ITEMS, SMALL, write_ring
@@ -397,7 +397,7 @@ def test_with_an_index_answers_stay_the_same(
     histories = [*(walk(s, 4) for s in range(N_ITEMS)), [f"n{i}" for i in range(300)]]
     exact = rec.recommend(histories, k=5)
     said: list[str] = []
-    monkeypatch.setattr(module.search, "APPROXIMATE_FROM", 100)
+    monkeypatch.setattr(search, "APPROXIMATE_FROM", 100)
     built = rec.build_index(target=1.0, say=said.append)
     assert "recall@10" in said[0]
     assert built.n == 2024
@@ -406,7 +406,7 @@ def test_with_an_index_answers_stay_the_same(
         pairs = zip(one.recommend(histories, k=5), other, strict=True)
         return float(np.mean([len(set(a.ids) & set(b.ids)) / 5 for a, b in pairs]))
 
-    assert len(histories) < module.search.FEW  # so that it is the index that answers
+    assert len(histories) < search.FEW  # so that it is the index that answers
     assert agree(rec, exact) > 0.95
     again = load(rec.save(tmp_path / "model"))
     assert again.snapshot.index is not None

@@ -205,10 +205,10 @@ def test_rows_of_replaced_items_are_freed(saved: Path) -> None:
 
 def test_rows_are_freed_beside_an_index(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("faiss", reason="the extra index is not installed")
-    from recbole_unisrec.serving import catalogue, recommender
+    from recbole_unisrec.serving import catalogue, changing
 
     monkeypatch.setattr(catalogue, "FREE_FROM", 50)
-    monkeypatch.setattr(recommender, "TAIL", 400)
+    monkeypatch.setattr(changing, "TAIL", 400)
     rec, rng = load(saved), np.random.default_rng(0)
     rec.add_items(new(*(f"n{i}" for i in range(600))), vectors(600))
     rec.build_index(target=1.0)
