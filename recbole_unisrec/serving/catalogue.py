@@ -317,6 +317,13 @@ class Catalogue:
     def _take(self, state: Snapshot, candidates: Buffer, norms: Buffer, tail: Buffer | None) -> None:
         self.snapshot, self._candidates, self._norms, self._tail = state, candidates, norms, tail
 
+    def set_titles(self, titles: Mapping[str, str]) -> None:
+        """Show items under other titles; ids that are not there do nothing."""
+        old = self.snapshot
+        shown = [titles.get(item) or title for item, title in old.items.select("item_id", "title").iter_rows()]
+        items = old.items.with_columns(title=pl.Series(shown, dtype=pl.String))
+        self.snapshot = replace(old, version=old.version + 1, items=items)
+
     def raise_version(self, version: int) -> None:
         """Let the version be at least so much."""
         if self.snapshot.version < version:

@@ -114,6 +114,11 @@ class Changing(Held):
                 self.build_index()
         return len(rows)
 
+    def set_titles(self, titles: Mapping[str, str]) -> None:
+        """Show items under other titles, by id; scores stay. Empty titles, and ids that are not there, do nothing."""
+        with self._lock:
+            self._catalogue.set_titles(titles)
+
     def raise_version(self, version: int) -> None:
         """Let the version of the catalogue be at least so much, so that it rises from one model to the next."""
         with self._lock:

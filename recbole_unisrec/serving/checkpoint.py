@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dataset_tools.features import Fields, read_texts, recorded_columns
+from dataset_tools.features.items import header_names, read_item_table
 from dataset_tools.lsa import LatentSemantics
 from recbole_unisrec.data.feature_files import feature_paths
 from recbole_unisrec.data.features import read_meta, scaling
@@ -22,7 +23,7 @@ from recbole_unisrec.model.text_path import with_usual
 from recbole_unisrec.record import versions
 from recbole_unisrec.registry import MODELS, PACKED
 from recbole_unisrec.safe_load import safe_torch_load
-from recbole_unisrec.serving.catalogue import item_frame
+from recbole_unisrec.serving.catalogue import item_frame, short_title
 from recbole_unisrec.serving.folder import Meta, Parts
 from recbole_unisrec.serving.network import Network, NetworkSettings
 from recbole_unisrec.serving.side_by_side import made_elsewhere, record
@@ -133,7 +134,7 @@ def read_checkpoint(path: Path, data_path: str | Path | None = None) -> Parts:
         meta=Meta(name, forms.get(str(stage), "ids"), dataset_name, encoder, versions()),
         settings=settings,
         network=network,
-        items=item_frame(ids, texts, popularity=popularity[1:].numpy()),
+        items=item_frame(ids, texts, _titles(folder, dataset_name, fields, ids), popularity[1:].numpy()),
         table=table[1:].detach().numpy(),
         features=None if features is None else features.weight[1:].numpy(),
         # after a fit on everything the histories of training are all there are
@@ -185,6 +186,15 @@ def _ids_and_texts(
         except (ValueError, IndexError) as error:
             raise UserError(f"{folder} has interactions with items that its texts lack; prepare it again") from error
     return tokens, [text_of.get(token, token) for token in tokens]
+
+
+def _titles(folder: Path, name: str, fields: Fields, ids: list[str]) -> list[str] | None:
+    """Titles of the column ``title`` of ``NAME.item``; None where there is none, and titles come from the texts."""
+    path = folder / f"{name}.item"
+    if not path.is_file() or not {"title", fields.item_id} <= set(header_names(path, fields)):
+        return None
+    found = read_item_table(path, dataclasses.replace(fields, text_cols=("title",))).texts
+    return [short_title(found.get(item, "")) for item in ids]
 
 
 def _queries(pairs: Pairs, table: Tensor, network: Network) -> Tensor:

@@ -10,57 +10,29 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dataset_tools.arguments import add_table_arguments
 from dataset_tools.common import UserError
-from dataset_tools.custom import add_shop_options
+from recbole_unisrec.shop.arguments import LEARNING, READING, file_names, shop_parser
 
 if TYPE_CHECKING:
     from recbole_unisrec.shop.measure import Measured
 
-# options that decide what is made of the files; a run with others begins anew
-READING = (
-    "preset", "user_col", "item_col", "time_col", "no_time", "time_format", "rating_col", "order_col", "list_separator",
-    "item_id_col", "id_match", "text_cols", "drop_returns", "quantity_col", "status_col", "drop_status", "encoding",
-    "separator", "no_quotes", "sheet", "date_order",
-)  # fmt: skip
-LEARNING = ("encoder", "recipe", "epochs", "seed")
 STEPS = 7
-
-
-def add_reading_options(parser: argparse.ArgumentParser) -> None:
-    """Options of the files, shared by start and update."""
-    add_shop_options(parser.add_argument_group("what the columns are (guessed, and said, without these)"), drops=True)
-    add_table_arguments(parser.add_argument_group("how the files are written (found out, and said, without these)"))
-    parser.add_argument(
-        "--max_bad_lines", type=int, default=1000, help="unreadable lines to skip before giving up (default: 1000)"
-    )
-    parser.add_argument("--quiet", action="store_true", help="say nothing but the result")
-    parser.add_argument("--verbose", action="store_true", help="show RecBole's log too")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Options of the command."""
-    parser = argparse.ArgumentParser(
-        prog="unisrec start",
-        usage="%(prog)s --orders FILE [FILE ...] [--products FILE] [options]",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=(
-            "From your shop's exports to recommendations: reads the files, learns, measures, writes a report\n"
-            "(report.html), and shows a page to try it. An interrupted run goes on where it was."
-        ),
-        epilog=(
-            "examples:\n"
-            "  unisrec start --orders orders.csv --products products.csv\n"
-            "  unisrec start --orders orders_export.csv --products products_export.csv --preset shopify --out myshop\n"
-            "  unisrec start --orders 2023.xlsx 2024.xlsx --no_serve"
-        ),
+    parser = shop_parser(
+        "start",
+        "From your shop's exports to recommendations: reads the files, learns, measures, writes a report\n"
+        "(report.html), and shows a page to try it. An interrupted run goes on where it was.",
+        "examples:\n"
+        "  unisrec start --orders orders.csv --products products.csv\n"
+        "  unisrec start --orders orders_export.csv --products products_export.csv --preset shopify --out myshop\n"
+        "  unisrec start --orders 2023.xlsx 2024.xlsx --no_serve",
+        folder=("--out", "folder of it all"),
+        products="the orders name the products",
+        rounds="until nothing improves",
     )
-    parser.add_argument("--orders", type=Path, nargs="+", required=True, metavar="FILE", help="order exports")
-    parser.add_argument(
-        "--products", type=Path, metavar="FILE", help="product export (default: the orders name the products)"
-    )
-    parser.add_argument("--out", type=Path, default=Path("myshop"), help="folder of it all (default: %(default)s)")
     parser.add_argument("--restart", action="store_true", help="begin anew in a folder that start made")
     learn = parser.add_argument_group("learning")
     learn.add_argument(
@@ -68,12 +40,10 @@ def make_parser() -> argparse.ArgumentParser:
         help="of the product texts: minilm, lsa, a hub name or a folder (default: minilm if installed, else lsa)",
     )  # fmt: skip
     learn.add_argument("--recipe", default="ours", help="ours or paper (default: %(default)s)")
-    learn.add_argument("--epochs", type=int, help="at most so many rounds (default: until nothing improves)")
     learn.add_argument("--seed", type=int, help="random seed")
     page = parser.add_argument_group("page")
     page.add_argument("--no_serve", action="store_true", help="end without the page")
     page.add_argument("--port", type=int, default=8000, help="of the page (default: %(default)s)")
-    add_reading_options(parser)
     return parser
 
 
@@ -84,7 +54,7 @@ def start_command(arguments: list[str]) -> int:
     from recbole_unisrec.shop.training import check_parts
 
     check_parts()
-    with only_one(args.out):
+    with only_one(args.folder):
         _work(args)
     missing = [name for name in ("fastapi", "uvicorn") if importlib.util.find_spec(name) is None]
     if args.no_serve or missing:
@@ -94,7 +64,7 @@ def start_command(arguments: list[str]) -> int:
     from recbole_unisrec.serving.cli import serve_command
 
     print(f"the page: http://127.0.0.1:{args.port}  (stop it with Ctrl-C)")
-    return serve_command(["--model", str(args.out / "model"), "--port", str(args.port)])
+    return serve_command(["--model", str(args.folder / "model"), "--port", str(args.port)])
 
 
 def _open_state(args: argparse.Namespace) -> Any:
@@ -110,19 +80,19 @@ def _open_state(args: argparse.Namespace) -> Any:
     options = {name: getattr(args, name) for name in (*READING, *LEARNING)}
     files = [*args.orders, *([args.products] if args.products else [])]
     mark = fingerprint(files, options)
-    state = State.load(args.out) if not args.restart else None
+    state = State.load(args.folder) if not args.restart else None
     if state is not None and state.values["mark"] != mark:
         raise UserError(
-            f"{args.out} was made of other files or with other options; add new orders with unisrec update, begin anew "
+            f"{args.folder} was made of other files or with other options; add new orders with unisrec update, begin anew "
             "with --restart, or give another --out"
         )
     if state is not None:
         return state
-    if args.restart and (args.out / "shop.json").is_file():
+    if args.restart and (args.folder / "shop.json").is_file():
         for name in ("dataset", "saved", "model"):
-            shutil.rmtree(args.out / name, ignore_errors=True)
-    state = State.new(args.out, mark, options)
-    state.values["files"] = [path.name for path in files]
+            shutil.rmtree(args.folder / name, ignore_errors=True)
+    state = State.new(args.folder, mark, options)
+    state.values["files"] = file_names(args)
     return state
 
 
@@ -141,9 +111,9 @@ def _work(args: argparse.Namespace) -> None:
     from recbole_unisrec.shop.progress import Again, Progress, Rounds
     from recbole_unisrec.shop.report import left_out, write_report
     from recbole_unisrec.shop.tables import Tables, build_dataset, read_exports
-    from recbole_unisrec.shop.training import LONG, NAME, choose_encoder, encode, learn_all, recommender, train
+    from recbole_unisrec.shop.training import NAME, Learning, choose_encoder, encode, learn_all, recommender, train
 
-    state, folder = _open_state(args), args.out
+    state, folder = _open_state(args), args.folder
     bars = not args.quiet and sys.stderr.isatty()
     progress = Progress(STEPS, args.quiet)
     if state.done("report") and (folder / "model").is_dir() and (folder / "report.html").is_file():
@@ -178,14 +148,12 @@ def _work(args: argparse.Namespace) -> None:
     else:
         progress.skip("turning the product texts into numbers")
 
-    options: dict[str, Any] = {
-        "recipe": args.recipe, "epochs": args.epochs, "seed": args.seed, "bars": bars, "verbose": args.verbose,
-    }  # fmt: skip
+    how = Learning(args.recipe, args.epochs, args.seed, bars=bars, verbose=args.verbose)
     trained = state.done("train")
     if trained is None:
         with progress.step("learning"):
-            rounds = Rounds(progress, LONG[0] if args.epochs is None else args.epochs, LONG[1])
-            trained = state.finish("train", asdict(train(folder, suffix, k, rounds, **options)))
+            rounds = Rounds(progress, how.most, how.patience)
+            trained = state.finish("train", asdict(train(folder, suffix, k, rounds, how)))
     else:
         progress.skip("learning")
 
@@ -197,7 +165,7 @@ def _work(args: argparse.Namespace) -> None:
         state.finish("measure", asdict(measured))
     if not trained.get("final"):
         with progress.step("learning once more, from all purchases"):
-            final = learn_all(folder, suffix, k, trained["checkpoint"], Again(progress), **options)
+            final = learn_all(folder, suffix, k, trained["checkpoint"], Again(progress), how)
             trained = state.finish("train", {**trained, "final": final})
     else:
         progress.skip("learning once more, from all purchases")

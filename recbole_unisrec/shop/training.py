@@ -6,7 +6,7 @@ import importlib.util
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,19 +58,41 @@ def encode(folder: Path, encoder: str, progress: bool) -> str:
     return encode_dataset(folder / "dataset" / NAME, NAME, encoder=encoder, progress=progress).suffix.removeprefix(".")
 
 
-def train(
-    folder: Path,
-    suffix: str,
-    k: int,
-    tell: Callable[[str], None],
-    *,
-    recipe: str = "ours",
-    epochs: int | None = None,
-    seed: int | None = None,
-    start: str | None = None,
-    bars: bool = False,
-    verbose: bool = False,
-) -> Trained:
+@dataclass(frozen=True)
+class Learning:
+    """How to train.
+
+    Attributes
+    ----------
+    recipe, epochs, seed
+        As of ``unisrec train``; None for the defaults.
+    start
+        A checkpoint whose weights to go on from; training is short then. Empty to begin from nothing.
+    bars
+        Show a bar for each round, with the time left.
+    verbose
+        Show RecBole's log too.
+    """
+
+    recipe: str = "ours"
+    epochs: int | None = None
+    seed: int | None = None
+    start: str = ""
+    bars: bool = False
+    verbose: bool = False
+
+    @property
+    def most(self) -> int:
+        """Rounds that there can be."""
+        return (SHORT if self.start else LONG)[0] if self.epochs is None else self.epochs
+
+    @property
+    def patience(self) -> int:
+        """Rounds without an improvement after which training ends."""
+        return (SHORT if self.start else LONG)[1]
+
+
+def train(folder: Path, suffix: str, k: int, tell: Callable[[str], None], how: Learning) -> Trained:
     """Train on ``folder/dataset/shop``; the last two purchases of each customer stay out.
 
     Parameters
@@ -83,38 +105,18 @@ def train(
         Products of a list, by which the best round is chosen (NDCG).
     tell
         Hears of each round.
-    recipe, epochs, seed
-        As of ``unisrec train``.
-    start
-        A checkpoint whose weights to go on from; training is short then.
-    bars
-        Show a bar for each round, with the time left.
-    verbose
-        Show RecBole's log too.
+    how
+        Recipe, rounds, seed, and where to start.
     """
     from recbole_unisrec import quick_start
 
-    config = _config(folder, suffix, k, recipe, epochs, seed, start, bars)
-    with _inside(folder), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
-        result = quick_start.train(config, verbose=verbose, tell=tell, resume=start is None)
+    config = _config(folder.resolve(), suffix, k, how)
+    with _quietly_inside(folder):
+        result = quick_start.train(config, verbose=how.verbose, tell=tell, resume=not how.start)
     return Trained(result.checkpoint, len(result.epochs), result.seconds, result.valid[f"ndcg@{k}"])
 
 
-def learn_all(
-    folder: Path,
-    suffix: str,
-    k: int,
-    checkpoint: str,
-    tell: Callable[[str], None],
-    *,
-    recipe: str = "ours",
-    epochs: int | None = None,
-    seed: int | None = None,
-    start: str | None = None,
-    bars: bool = False,
-    verbose: bool = False,
-) -> str:
+def learn_all(folder: Path, suffix: str, k: int, checkpoint: str, tell: Callable[[str], None], how: Learning) -> str:
     """Train once more, on all purchases, for as many rounds as were best; gives the checkpoint to serve.
 
     Parameters
@@ -128,57 +130,69 @@ def learn_all(
     result = Result(**json.loads(Path(checkpoint).with_suffix(".json").read_text(encoding="utf-8")))
     if result.best_epoch < 0:
         return checkpoint
-    config = _config(folder, suffix, k, recipe, epochs, seed, start, bars)
-    with _inside(folder), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
-        return refit(config, result, verbose, tell, resume=start is None).checkpoint
+    config = _config(folder.resolve(), suffix, k, how)
+    with _quietly_inside(folder):
+        return refit(config, result, how.verbose, tell, resume=not how.start).checkpoint
 
 
-def _config(
-    folder: Path, suffix: str, k: int, recipe: str, epochs: int | None, seed: int | None, start: str | None, bars: bool
-) -> Any:
+def _config(folder: Path, suffix: str, k: int, how: Learning) -> Any:
     from recbole_unisrec.settings import build_config
 
-    most, patience = SHORT if start else LONG
     settings: dict[str, Any] = {
-        "data_path": f"{folder.resolve() / 'dataset'}",
-        "checkpoint_dir": f"{folder.resolve() / 'saved'}",
+        "data_path": str(folder / "dataset"),
+        "checkpoint_dir": str(folder / "saved"),
         "train_stage": "inductive_ft",
-        "recipe": recipe,
+        "recipe": how.recipe,
         "plm_suffix": suffix,
         "topk": [k],
         "metrics": ["Hit", "NDCG"],
         "valid_metric": f"NDCG@{k}",
-        "epochs": most if epochs is None else epochs,
-        "stopping_step": patience,
-        "show_progress": bars,
+        "epochs": how.most,
+        "stopping_step": how.patience,
+        "show_progress": how.bars,
     }
-    if seed is not None:
-        settings["seed"] = seed
-    if start:
-        settings |= {"pretrained": start, "freeze": "none"}
+    if how.seed is not None:
+        settings["seed"] = how.seed
+    if how.start:
+        settings |= {"pretrained": how.start, "freeze": "none"}
     return build_config("UniSRec", NAME, [], settings, tell=lambda line: None)
 
 
 @contextmanager
-def _inside(folder: Path) -> Iterator[None]:
-    """RecBole writes its log into the working directory; it belongs into the shop's folder."""
+def _quietly_inside(folder: Path) -> Iterator[None]:
+    """RecBole writes its log into the working directory; it belongs into the shop's folder. And it warns needlessly."""
     before = Path.cwd()
     os.chdir(folder)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
+            yield
     finally:
         os.chdir(before)
 
 
-def recommender(model: str | Path, folder: Path, products: pl.DataFrame) -> Recommender:
-    """A checkpoint or a saved model with all products of the shop that have a text, sold or not."""
+def recommender(model: str | Path, folder: Path, products: pl.DataFrame, gone: Collection[str] = ()) -> Recommender:
+    """A checkpoint or a saved model with all products of the shop that have a text, sold or not, under their titles.
+
+    Parameters
+    ----------
+    model
+        The checkpoint, or the folder of the saved model.
+    folder
+        Of the shop.
+    products
+        Of `shop.tables.Tables`.
+    gone
+        Products that are no longer sold, which are taken out.
+    """
     path = Path(model)
     rec = load(path, folder / "dataset" if path.suffix == ".pth" else None)
     known = set(rec.snapshot.items["item_id"].to_list())
-    new = new_items(products, known)
+    new = new_items(products, known | set(gone))
     if new:
         rec.add_items(new)
+    rec.remove_items(item for item in gone if rec.snapshot.row(item) is not None)
+    rec.set_titles({item: title for item, title in products.select("item_id", "text_1").iter_rows() if title})
     return rec
 
 

@@ -9,10 +9,14 @@ import sys
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dataset_tools.common import UserError
-from recbole_unisrec.shop.start import READING, add_reading_options
+from recbole_unisrec.shop.arguments import READING, file_names, shop_parser
+
+if TYPE_CHECKING:
+    from recbole_unisrec.shop.progress import Progress
+    from recbole_unisrec.shop.tables import Tables
 
 STEPS = 6
 ENOUGH = 10  # customers with a new purchase, from which two models are compared
@@ -20,28 +24,24 @@ ENOUGH = 10  # customers with a new purchase, from which two models are compared
 
 def make_parser() -> argparse.ArgumentParser:
     """Options of the command."""
-    parser = argparse.ArgumentParser(
-        prog="unisrec update",
-        usage="%(prog)s --orders FILE [FILE ...] [--products FILE] [--shop DIR] [options]",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=(
-            "Add new orders and products to what unisrec start made. A short training goes on from the weights of the\n"
-            "last model. Old and new model are compared on the newest orders, and the better one is kept. Orders that\n"
-            "are known already do no harm. A service that runs takes the model over. The options of start hold."
-        ),
-        epilog=(
-            "examples:\n"
-            "  unisrec update --orders new.csv\n"
-            "  unisrec update --shop myshop --orders orders_export.csv --products products_export.csv --quiet\n\n"
-            "every night at three, in a crontab:\n"
-            "  0 3 * * *  cd /srv/shop && unisrec update --orders export.csv --quiet >> update.log 2>&1"
-        ),
+    parser = shop_parser(
+        "update",
+        "Add new orders and products to what unisrec start made. A short training goes on from the weights of the\n"
+        "last model. Old and new model are compared on the newest orders, and the better one is kept. Orders that\n"
+        "are known already do no harm. A service that runs takes the model over. The options of start hold.",
+        "examples:\n"
+        "  unisrec update --orders new.csv\n"
+        "  unisrec update --shop myshop --orders orders_export.csv --products products_export.csv --quiet\n\n"
+        "every night at three, in a crontab:\n"
+        "  0 3 * * *  cd /srv/shop && unisrec update --orders export.csv --quiet >> update.log 2>&1",
+        folder=("--shop", "folder of start"),
+        products="the products stay",
+        rounds="8",
     )
-    parser.add_argument("--orders", type=Path, nargs="+", required=True, metavar="FILE", help="order exports")
-    parser.add_argument("--products", type=Path, metavar="FILE", help="product export (default: the products stay)")
-    parser.add_argument("--shop", type=Path, default=Path("myshop"), help="folder of start (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, help="at most so many rounds (default: 8)")
-    add_reading_options(parser)
+    parser.add_argument(
+        "--remove_missing", action="store_true",
+        help="products that --products lacks are recommended no longer; what was bought of them still teaches",
+    )  # fmt: skip
     return parser
 
 
@@ -52,16 +52,16 @@ def update_command(arguments: list[str]) -> int:
     from recbole_unisrec.shop.state import State, only_one
     from recbole_unisrec.shop.training import check_parts
 
-    state = State.load(args.shop)
+    state = State.load(args.folder)
     if state is None or state.done("save") is None:
         raise UserError(
-            f"{args.shop} holds no finished shop; make one with unisrec start, or give its folder by --shop"
+            f"{args.folder} holds no finished shop; make one with unisrec start, or give its folder by --shop"
         )
     check_parts()
     for name in READING:  # what start was told holds, unless it is told anew
         if getattr(args, name) == parser.get_default(name):
             setattr(args, name, state.values["options"].get(name, getattr(args, name)))
-    with only_one(args.shop):
+    with only_one(args.folder):
         _work(args, state)
     return 0
 
@@ -81,9 +81,9 @@ def _work(args: argparse.Namespace, state: Any) -> None:
     from recbole_unisrec.shop.progress import Again, Progress, Rounds
     from recbole_unisrec.shop.report import write_report
     from recbole_unisrec.shop.tables import Tables, build_dataset, read_exports
-    from recbole_unisrec.shop.training import NAME, SHORT, encode, learn_all, recommender, train
+    from recbole_unisrec.shop.training import NAME, Learning, encode, learn_all, recommender, train
 
-    folder, progress = args.shop, Progress(STEPS, args.quiet)
+    folder, progress = args.folder, Progress(STEPS, args.quiet)
     bars = not args.quiet and sys.stderr.isatty()
     _mend(folder)
     work = folder / "next"  # what is made here takes its place at the end
@@ -103,7 +103,8 @@ def _work(args: argparse.Namespace, state: Any) -> None:
     if n_gone:
         came += f", {n_gone:,} purchases of before were sent back or cancelled"
     progress.say(f"      {came}")
-    if not n_new and not n_gone and tables.products.equals(before.products):
+    gone = _no_longer_sold(args, before, fresh, state, progress)
+    if not n_new and not n_gone and tables.products.equals(before.products) and gone == state.values.get("gone", []):
         shutil.rmtree(work)
         print("no new purchase, no new product; nothing was changed")
         return
@@ -115,7 +116,7 @@ def _work(args: argparse.Namespace, state: Any) -> None:
     k, again = list_length(steps[-1]["items"]), buys_again(sequences)
     customers = set(new_orders["user_id"].to_list())
     held = held_out(sequences, among=customers) if customers else held_out(sequences.head(0))
-    old = recommender(folder / "model", work, tables.products)
+    old = recommender(folder / "model", work, tables.products, gone)
     sold = best_sellers(sequences)
     if len(held) < ENOUGH:
         progress.number += 3
@@ -127,12 +128,11 @@ def _work(args: argparse.Namespace, state: Any) -> None:
         )
     else:
         with progress.step("learning from the weights of the last model"):
-            most = SHORT[0] if args.epochs is None else args.epochs
-            options: dict[str, Any] = {name: state.values["options"][name] for name in ("recipe", "seed")}
-            options |= {"epochs": most, "start": start, "bars": bars, "verbose": args.verbose}
-            trained = train(work, suffix, k, Rounds(progress, most, SHORT[1]), **options)
+            recipe, seed = (state.values["options"][name] for name in ("recipe", "seed"))
+            how = Learning(recipe, args.epochs, seed, start, bars, args.verbose)
+            trained = train(work, suffix, k, Rounds(progress, how.most, how.patience), how)
         with progress.step("comparing both models on the newest orders"):
-            new = recommender(trained.checkpoint, work, tables.products)
+            new = recommender(trained.checkpoint, work, tables.products, gone)
             shared = sorted(set(old.snapshot.items["item_id"]) & set(new.snapshot.items["item_id"]))
             was = measure(old, held, sold, k, again, shared)
             now = measure(new, held, sold, k, again, shared)
@@ -140,10 +140,8 @@ def _work(args: argparse.Namespace, state: Any) -> None:
         if now.gain >= was.gain:
             kept, shown, measured = "new", new, measure(new, held, sold, k, again)
             with progress.step("learning once more, from all purchases"):
-                trained = replace(
-                    trained, final=learn_all(work, suffix, k, trained.checkpoint, Again(progress), **options)
-                )
-                model = recommender(trained.final, work, tables.products)
+                trained = replace(trained, final=learn_all(work, suffix, k, trained.checkpoint, Again(progress), how))
+                model = recommender(trained.final, work, tables.products, gone)
         else:
             progress.number += 1
         sentence = (
@@ -160,6 +158,7 @@ def _work(args: argparse.Namespace, state: Any) -> None:
             moved = {name: str(saved / Path(getattr(trained, name)).name) for name in ("checkpoint", "final")}
             state.values["steps"]["train"] = {**asdict(trained), **moved}
         state.values["steps"]["measure"] = asdict(measured)
+        state.values["gone"] = gone
         entry = {"when": datetime.now().strftime("%Y-%m-%d %H:%M"), "purchases": n_new, "products": added}
         state.values["updates"].append({**entry, "kept": kept, "sentence": sentence})
         _take_over(folder, work)
@@ -167,11 +166,34 @@ def _work(args: argparse.Namespace, state: Any) -> None:
         tables.notes = fresh.notes
         write_report(
             folder / "report.html", tables, steps, measured, shown, held if len(held) >= ENOUGH else held_out(sequences),
-            files=[path.name for path in (*args.orders, *([args.products] if args.products else []))],
+            files=file_names(args),
             updates=state.values["updates"],
             one_order=in_one_order(sequences),
         )  # fmt: skip
     print(f"{came}; {sentence}")
+
+
+def _no_longer_sold(
+    args: argparse.Namespace, before: Tables, fresh: Tables, state: Any, progress: Progress
+) -> list[str]:
+    """Products that are taken out of the model: those that were before, and with a flag those that the new export lacks."""
+    gone: list[str] = state.values.get("gone", [])
+    if args.products is None:
+        return gone
+    sold = set(fresh.products["item_id"])
+    missing = [item for item in before.products["item_id"] if item not in sold]
+    if args.remove_missing:
+        if missing:
+            progress.say(
+                f"      {len(missing):,} products are not in {args.products.name} and are recommended no longer"
+            )
+        return missing
+    stay = len(set(missing) - set(gone))
+    if stay:
+        progress.say(
+            f"      {stay:,} products of before are not in {args.products.name}; they stay (--remove_missing takes them out)"
+        )
+    return [item for item in gone if item not in sold]
 
 
 def _encoder(folder: Path, state: Any) -> str:

@@ -80,6 +80,11 @@ def test_from_files_to_model_and_report_and_on_with_new_orders(shop, capsys, mon
     rec = load(shop / "myshop" / "model")
     assert len(rec) == N_ITEMS + 1
     assert "NEW" in rec.recommend(["P01", "P02"], k=N_ITEMS).ids
+    # under its title, not under its whole text
+    assert rec.recommend(["P01", "P02"], candidates=["P03", "NEW"]).titles in (
+        ["oak <b>thing</b> pine", "red silk clock"],
+        ["red silk clock", "oak <b>thing</b> pine"],
+    )
     # the same again learns nothing anew
     monkeypatch.setattr(training, "train", lambda *a, **k: pytest.fail("trained again"))
     status, again, err = run(capsys, start.start_command, *FILES, *QUICK)
@@ -204,6 +209,20 @@ def test_too_few_new_purchases_leave_the_weights(shop, capsys):
     rec = load(shop / "myshop" / "model")
     assert "NEWEST" in rec.snapshot.items["item_id"]
     assert len(rec) == N_ITEMS + 2
+    # products that the table lacks stay and are said, or go, and stay away until a table has them again
+    (shop / "fewer.csv").write_text("Article;Title;Brand\nP03;red oak;Lux\nP04;steel;Lux\n")
+    fewer = ["--orders", "new.csv", "--products", "fewer.csv"]
+    status, out, err = run(capsys, update.update_command, *fewer)
+    assert status == 0
+    assert f"{N_ITEMS} products of before are not in fewer.csv; they stay (--remove_missing takes them out)" in err
+    assert run(capsys, update.update_command, *fewer, "--remove_missing")[0] == 0
+    assert sorted(load(shop / "myshop" / "model").recommend([], k=99).ids) == ["P03", "P04"]
+    (shop / "newer.csv").write_text("Customer;Article;Date;Qty\nc1;P04;26.04.2025 10:00;1\nc2;P05;26.04.2025 11:00;1\n")
+    assert run(capsys, update.update_command, "--orders", "newer.csv")[0] == 0
+    assert sorted(load(shop / "myshop" / "model").recommend([], k=99).ids) == ["P03", "P04"]
+    assert run(capsys, update.update_command, "--orders", "newer.csv", "--products", "more.csv")[0] == 0
+    assert sorted(load(shop / "myshop" / "model").recommend([], k=99).ids) == ["NEWEST", "P03", "P04"]
+    assert len(Tables.read(shop / "myshop").orders.filter(pl.col("item_id") == "P05")) > 10  # still teaches
 
 
 def test_too_little_to_learn_from(shop, capsys):
