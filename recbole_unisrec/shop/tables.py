@@ -192,8 +192,11 @@ def read_exports(
         if item_source is not None and item_columns is not None and item_head is not None:
             if number == 0:
                 texts = _product_texts(item_source, item_columns, reading.options(), bad)
-            keys = product_tools.canonical(texts["item_id"], match)
-            named = texts.select(pl.col("item_id").alias("own"), keys.alias("item")).unique("item", keep="first")
+            own = texts.select(own="item_id")
+            if before is not None:  # products of before are known, though no longer in the table
+                own = pl.concat([own, before.products.select(own="item_id")])
+            keys = product_tools.canonical(own["own"], match)
+            named = own.with_columns(keys.alias("item")).unique("item", keep="first", maintain_order=True)
             meeting = rows.join(named, on="item", how="left", maintain_order="left")
             gone = int((meeting["own"].is_null() & counts).sum())
             if gone == counts.sum():
