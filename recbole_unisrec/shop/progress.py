@@ -58,7 +58,7 @@ class Progress:
 
 
 class Rounds:
-    """Hear of training round by round, and say how much longer it takes at least and at most.
+    """Hear of training round by round, and say how much longer it takes at least.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ class Rounds:
         most = one * (self.most - number - 1)
         self.progress.say(
             f"      round {number + 1}: quality {float(found[2]):.4f}{' (best so far)' if better else ''}, "
-            + (f"{duration(least)} to {duration(most)} left" if most > 0 else "the last one")
+            + (f"{duration(least)} left{', more if it improves' if most > least else ''}" if most > 0 else "the last one")
         )
 
 
