@@ -24,8 +24,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 class Gate:
     """ASGI middleware before the application.
 
-    Why not what the framework brings: starlette's TrustedHostMiddleware cuts the Host header at its first colon, so that no
-    IPv6 address can be allowed, and answers in plain text. CORSMiddleware refuses nothing: a request of another site's page
+    Why not what the framework brings: TrustedHostMiddleware, in most of the versions that setup.cfg allows, cuts the Host
+    header at its first colon, so that no IPv6 address can be allowed; it answers in plain text. CORSMiddleware refuses nothing: a request of another site's page
     is carried out, and only its answer is withheld. FastAPI's HTTPBearer looks when the body has been read, and its status
     differs between versions. Older FastAPI reads a body without a content type as JSON, which such a page can send without
     asking first. None bounds bodies and headers.

@@ -91,7 +91,11 @@ class Rounds:
         most = one * (self.most - number - 1)
         self.progress.say(
             f"      round {number + 1}: quality {float(found[2]):.4f}{' (best so far)' if better else ''}, "
-            + (f"{duration(least)} left{', more if it improves' if most > least else ''}" if most > 0 else "the last one")
+            + (
+                f"{duration(least)} left{', more if it improves' if most > least else ''}"
+                if most > 0
+                else "the last one"
+            )
         )
 
 
