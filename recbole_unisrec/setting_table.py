@@ -36,6 +36,7 @@ PRETRAIN = ("UniSRecPretrain",)
 BOTH = (*UNISREC, *PRETRAIN)
 TEXTS = tuple(name for name, entry in MODELS.items() if entry.reads_text)
 KNN = ("TextKNN",)
+CODES = ("VQRec",)
 PATH = tuple(name for name in TEXTS if name in PACKED)
 S3REC = ("S3RecText",)
 INTERVALS = Interval()
@@ -107,6 +108,14 @@ class ZESRecSettings(Part, title="Model: ZESRec"):
     """Of `model.text_baselines.ZESRec`."""
 
     offset_penalty: float = setting(Number(0), "weight of the mean squared length of the item offsets", ("ZESRec",))
+
+
+class CodeSettings(Part, title="Model: VQ-Rec"):
+    """Of `model.vqrec.VQRec`."""
+
+    temperature: float = setting(POSITIVE, "of the softmax over cosines", CODES)
+    n_codes: int = setting(whole(1), "codes of an item; a divisor of the width of the text features", CODES)
+    code_size: int = setting(whole(2), "values of a code", CODES)
 
 
 class NearestTextSettings(Part, title="Model: nearest texts"):
@@ -287,6 +296,7 @@ PARTS: tuple[type[Part], ...] = (
     AdaptorSettings,
     TextPathSettings,
     ZESRecSettings,
+    CodeSettings,
     NearestTextSettings,
     LossSettings,
     TransferSettings,

@@ -33,6 +33,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("UniSRec", {"train_stage": "inductive_ft", "text_path": True}),
     ("ZESRec", {"text_path": True, "history_bias": True}),
     ("SASRecPath", {"mask_history": True}),
+    ("VQRec", {"n_codes": 8, "code_size": 12}),
 ]
 
 

@@ -2,52 +2,58 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
+import numpy as np
+
+from recbole_unisrec.errors import UserError
+from recbole_unisrec.evaluation import group_names
+from recbole_unisrec.leaderboard import drawing
+from recbole_unisrec.leaderboard.blocks import Plot
 from recbole_unisrec.leaderboard.live import seconds, spread
-from recbole_unisrec.leaderboard.runner import Leaderboard
+from recbole_unisrec.leaderboard.rows import Row
 from recbole_unisrec.leaderboard.runs import GROUPS, Standing
 
-# what a colour says (colour-blind safe, Okabe and Ito); rows of one kind differ by their shade and line
-COLOURS = {"ours": "#D55E00", "the paper's UniSRec": "#0072B2", "rival": "#7F7F7F", "no training": "#56B4E9"}
-LINES = ["-", "--", ":", "-."]
-POINTS = ["o", "s", "^", "D"]
-SHADES = [1.0, 0.6, 0.8, 0.45]
-LEGEND = {"fontsize": 8, "frameon": False, "loc": "upper left", "bbox_to_anchor": (1, 1)}
+
+class Drawn(Protocol):
+    """What a plot needs to know of a board."""
+
+    @property
+    def dataset(self) -> str:
+        """Name of the dataset."""
+
+    @property
+    def names(self) -> list[str]:
+        """Test metrics."""
+
+    @property
+    def score(self) -> str:
+        """The metric that chooses on validation."""
 
 
-def plots(board: Leaderboard, standings: Sequence[Standing]) -> list[tuple[str, str, str]]:
-    """(file name, what it shows, SVG) of each plot; its finding is the title within."""
-    import matplotlib as mpl
+def plots(board: Drawn, standings: Sequence[Standing]) -> list[Plot]:
+    """The plots of a report; the finding of each is the title within."""
+    with drawing.svg_settings():
+        return [Plot(name, shows(name, board), draw(board, standings)) for name, draw in KINDS.items()]
 
+
+def plot(kind: str, board: Drawn, standings: Sequence[Standing]) -> str:
+    """One plot as SVG: ``metrics``, ``groups``, ``curves``, ``cost`` or ``new-items``."""
+    with drawing.svg_settings():
+        return ALL_KINDS[kind](board, standings)
+
+
+def shows(kind: str, board: Drawn) -> str:
+    """What a plot shows, for a caption."""
     metric = board.names[0].upper()
-    with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": "leaderboard", "font.size": 9}):
-        return [
-            ("metrics", "Test metrics, mean and standard deviation over seeds", _bars(board, standings)),
-            (
-                "groups",
-                f"{metric} by training interactions of the target and by history length",
-                _groups(board, standings),
-            ),
-            ("curves", f"Validation {board.score.upper()} by epoch, first seed", _curves(board, standings)),
-            ("cost", f"Seconds of a run against {board.score.upper()}", _cost(board, standings)),
-        ]
-
-
-def _styles(standings: Sequence[Standing]) -> dict[str, dict[str, Any]]:
-    """Colour, line and marker of each row: the colour by its kind, the rest by its place among its kind."""
-    from matplotlib.colors import to_rgb
-
-    found: dict[str, dict[str, Any]] = {}
-    seen: dict[str, int] = {}
-    for s in standings:
-        i = seen[s.row.kind] = seen.get(s.row.kind, -1) + 1
-        shade = SHADES[i // len(LINES) % len(SHADES)]
-        colour = tuple(1 - (1 - part) * shade for part in to_rgb(COLOURS[s.row.kind]))
-        found[s.name] = {"color": colour, "linestyle": LINES[i % len(LINES)], "marker": POINTS[i % len(POINTS)]}
-    return found
+    return {
+        "metrics": "Test metrics, mean and standard deviation over seeds",
+        "groups": f"{metric} by training interactions of the target and by history length",
+        "curves": f"Validation {board.score.upper()} by epoch, first seed",
+        "cost": f"Seconds of a run against {board.score.upper()}",
+        "new-items": "Test metrics among items that never occur in training",
+    }[kind]
 
 
 def _rival(standings: Sequence[Standing]) -> Standing | None:
@@ -66,71 +72,33 @@ def _best(standings: Sequence[Standing], score: str) -> Standing:
     return max(standings, key=lambda s: s.values(score).mean())
 
 
-def _figure(size: tuple[float, float], n: int = 1) -> tuple[Any, list[Any]]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    axes = [figure.add_subplot(1, n, i + 1) for i in range(n)]
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(axis="y", alpha=0.3)
-    return figure, axes
-
-
-def _svg(figure: Any) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
-
-
-def _height(n: int, least: float) -> float:
-    """Of a figure with n rows in its legend."""
-    return max(least, 0.5 + 0.2 * n)
-
-
-def _bars(board: Leaderboard, standings: Sequence[Standing]) -> str:
-    from matplotlib.patches import Patch
-
-    figure, axes = _figure((11, 1.6 + 0.32 * len(standings)), len(board.names))
-    names = [s.name for s in standings]
-    colours = [_styles([s])[s.name]["color"] for s in standings]  # of the kind alone
+def _panels(board: Drawn, rows: Sequence[Row], values_of: Callable[[str], list[np.ndarray]]) -> Any:
+    """Bars of every row, one panel for each metric."""
+    figure, axes = drawing.empty_figure((11, 1.6 + 0.32 * len(rows)), len(board.names))
     for axis, metric in zip(axes, board.names, strict=True):
-        values = [s.values(metric) for s in standings]
-        means = [v.mean() for v in values]
-        bars = axis.barh(
-            names, means, xerr=[spread(v) for v in values], color=colours, error_kw={"lw": 0.8, "capsize": 2}
-        )
-        axis.bar_label(bars, [f" {mean:.4f}".replace("0.", ".", 1) for mean in means], fontsize=7.5, padding=3)
-        axis.set_xlim(0, max(mean + spread(v) for mean, v in zip(means, values, strict=True)) * 1.3 or 1)
-        axis.invert_yaxis()
-        axis.margins(y=0.01)
-        axis.grid(axis="y", visible=False)
-        axis.set_xticks([])
-        axis.spines["bottom"].set_visible(False)
+        values = values_of(metric)
+        drawing.bars(axis, rows, [float(v.mean()) for v in values], [spread(v) for v in values])
         axis.set_title(metric.upper())
         if axis is not axes[0]:
             axis.set_yticklabels([])
-    kinds = [kind for kind in COLOURS if any(s.row.kind == kind for s in standings)]
-    figure.legend(
-        [Patch(color=COLOURS[kind]) for kind in kinds],
-        kinds,
-        loc="outside lower center",
-        ncols=len(kinds),
-        frameon=False,
-    )
+    drawing.legend_of_kinds(figure, rows)
+    return figure
+
+
+def _bars(board: Drawn, standings: Sequence[Standing]) -> str:
+    figure = _panels(board, [s.row for s in standings], lambda metric: [s.values(metric) for s in standings])
     best, rival = _best(standings, board.score), _rival(standings)
     finding = f"{board.dataset}: {best.name} is best in {board.score.upper()}"
     if rival is not None and rival is not best:
         finding += f", {_gain(best.values(board.score).mean(), rival.values(board.score).mean())} {rival.name}"
-    figure.suptitle(finding, fontweight="bold")
-    return _svg(figure)
+    drawing.title(figure, finding)
+    return drawing.svg_of(figure)
 
 
-def _groups(board: Leaderboard, standings: Sequence[Standing]) -> str:
+def _groups(board: Drawn, standings: Sequence[Standing]) -> str:
     metric = board.names[0]
-    styles = _styles(standings)
-    figure, axes = _figure((11, _height(len(standings), 4.2)), len(GROUPS))
+    styles = drawing.styles_of([s.row for s in standings])
+    figure, axes = drawing.empty_figure((11, drawing.height_of(len(standings), 4.2)), len(GROUPS))
     titles = {"popularity": "training interactions of the target", "length": "items in the history"}
     for axis, kind in zip(axes, GROUPS, strict=True):
         names = list(standings[0].runs[0].groups[kind])
@@ -140,12 +108,12 @@ def _groups(board: Leaderboard, standings: Sequence[Standing]) -> str:
         axis.set_xlabel(titles[kind])
         axis.set_ylabel(metric.upper())
         axis.set_ylim(bottom=0)
-    axes[-1].legend(**LEGEND)
-    figure.suptitle(_group_finding(board, standings), fontweight="bold")
-    return _svg(figure)
+    axes[-1].legend(**drawing.LEGEND)
+    drawing.title(figure, _group_finding(board, standings))
+    return drawing.svg_of(figure)
 
 
-def _group_finding(board: Leaderboard, standings: Sequence[Standing]) -> str:
+def _group_finding(board: Drawn, standings: Sequence[Standing]) -> str:
     """Where the best row gains most against SASRec, among items that SASRec finds at all."""
     best, rival, metric = _best(standings, board.score), _rival(standings), board.names[0]
     if rival is None or rival is best:
@@ -161,9 +129,9 @@ def _group_finding(board: Leaderboard, standings: Sequence[Standing]) -> str:
     return f"{best.name} gains most on items with {name} training interactions: {gains[name]:+.0%} {metric.upper()} against {rival.name}"
 
 
-def _curves(board: Leaderboard, standings: Sequence[Standing]) -> str:
-    figure, (axis,) = _figure((8.5, _height(len(standings), 4)))
-    styles = _styles(standings)
+def _curves(board: Drawn, standings: Sequence[Standing]) -> str:
+    figure, (axis,) = drawing.empty_figure((8.5, drawing.height_of(len(standings), 4)))
+    styles = drawing.styles_of([s.row for s in standings])
     for s in standings:
         curve = s.runs[0].curve
         if curve:
@@ -173,12 +141,12 @@ def _curves(board: Leaderboard, standings: Sequence[Standing]) -> str:
     axis.set_ylabel(f"validation {board.score.upper()}")
     axis.xaxis.get_major_locator().set_params(integer=True)
     if axis.lines:
-        axis.legend(**LEGEND)
-    axis.set_title(_curve_finding(board, standings), fontweight="bold")
-    return _svg(figure)
+        axis.legend(**drawing.LEGEND)
+    drawing.title(figure, _curve_finding(board, standings))
+    return drawing.svg_of(figure)
 
 
-def _curve_finding(board: Leaderboard, standings: Sequence[Standing]) -> str:
+def _curve_finding(board: Drawn, standings: Sequence[Standing]) -> str:
     best, rival = _best(standings, board.score), _rival(standings)
     mine = best.runs[0].curve
     if rival is None or rival is best or not mine or not rival.runs[0].curve:
@@ -190,11 +158,11 @@ def _curve_finding(board: Leaderboard, standings: Sequence[Standing]) -> str:
     return f"{best.name} passes the best of {rival.name} after {epoch} epoch{'s' if epoch > 1 else ''}"
 
 
-def _cost(board: Leaderboard, standings: Sequence[Standing]) -> str:
+def _cost(board: Drawn, standings: Sequence[Standing]) -> str:
     from matplotlib.ticker import LogFormatter
 
-    figure, (axis,) = _figure((8.5, _height(len(standings), 4)))
-    styles = _styles(standings)
+    figure, (axis,) = drawing.empty_figure((8.5, drawing.height_of(len(standings), 4)))
+    styles = drawing.styles_of([s.row for s in standings])
     for s in standings:
         if s.row.model:
             values, style = s.values(board.score), styles[s.name]
@@ -208,8 +176,34 @@ def _cost(board: Leaderboard, standings: Sequence[Standing]) -> str:
     axis.set_xlabel("seconds of a run (log)")
     axis.set_ylabel(f"test {board.score.upper()}")
     if axis.containers:
-        axis.legend(**LEGEND)
+        axis.legend(**drawing.LEGEND)
     best = _best(standings, board.score)
     finding = f"{best.name}: {board.score.upper()} {best.values(board.score).mean():.4f} in {seconds(best):.0f} s a run"
-    axis.set_title(finding, fontweight="bold")
-    return _svg(figure)
+    drawing.title(figure, finding)
+    return drawing.svg_of(figure)
+
+
+def _new_items(board: Drawn, standings: Sequence[Standing]) -> str:
+    """Bars among the test users whose item never occurs in training."""
+    name = group_names(GROUPS["popularity"])[0]
+    found = [s for s in standings if name in s.runs[0].groups["popularity"]]
+    if not found:
+        raise UserError(f"no test user of {board.dataset} has an item to find that never occurs in training")
+    figure = _panels(board, [s.row for s in found], lambda metric: [s.group("popularity", name, metric) for s in found])
+    metric = board.names[0]
+    best = max(found, key=lambda s: s.group("popularity", name, metric).mean())
+    users = int(found[0].runs[0].groups["popularity"][name]["users"])
+    share = best.group("popularity", name, metric).mean()
+    finding = f"{board.dataset}: of {users:,} items to find that never occur in training, {best.name} finds {share:.1%}"
+    drawing.title(figure, finding)
+    return drawing.svg_of(figure)
+
+
+# those of a report, by name; and one that is drawn where it is asked for
+KINDS: dict[str, Callable[[Drawn, Sequence[Standing]], str]] = {
+    "metrics": _bars,
+    "groups": _groups,
+    "curves": _curves,
+    "cost": _cost,
+}
+ALL_KINDS = {**KINDS, "new-items": _new_items}

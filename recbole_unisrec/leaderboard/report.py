@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 
@@ -16,35 +13,18 @@ from dataset_tools.common import write_text
 from recbole_unisrec.data.feature_files import feature_paths
 from recbole_unisrec.data.features import read_meta
 from recbole_unisrec.evaluation import group_names
+from recbole_unisrec.leaderboard.blocks import Block, Cell, markdown, p_value
 from recbole_unisrec.leaderboard.live import marks, seconds, spread
+from recbole_unisrec.leaderboard.page import page
 from recbole_unisrec.leaderboard.plots import plots
 from recbole_unisrec.leaderboard.published import TOPK, published, rivals
 from recbole_unisrec.leaderboard.rows import Row
 from recbole_unisrec.leaderboard.runner import Leaderboard
 from recbole_unisrec.leaderboard.runs import GROUPS, Standing
 from recbole_unisrec.leaderboard.stats import Comparison, compare, per_user
+from recbole_unisrec.leaderboard.texts import BEYOND_TEXT, cold_text, split_text
 
 Comparisons = dict[str, dict[str, Comparison]]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Text of a table, perhaps marked (``best``, ``second``) and linked."""
-
-    text: str
-    mark: str = ""
-    links: tuple[tuple[str, str], ...] = ()  # (text, file); of one link the text is the cell's
-    name: bool = False  # the row's name, or prose that may be broken into lines
-
-
-@dataclass(frozen=True)
-class Block:
-    """A piece of the report: ``title``, ``head``, ``text``, ``code``, ``table`` (rows of cells) or ``plot``."""
-
-    kind: str
-    text: str = ""
-    header: tuple[str, ...] = ()
-    rows: tuple[tuple[Cell, ...], ...] = ()
 
 
 def standings_of(board: Leaderboard, rows: dict[str, Row], tuned: dict[str, bool]) -> list[Standing]:
@@ -87,12 +67,14 @@ class Report:
         The board, and rows of it with one finished run or more.
     command
         What was typed.
+    against
+        The row that others are tested against; SASRec's if it is empty or has no runs.
     """
 
-    def __init__(self, board: Leaderboard, standings: Sequence[Standing], command: str) -> None:
+    def __init__(self, board: Leaderboard, standings: Sequence[Standing], command: str, against: str = "") -> None:
         self.board, self.standings, self.command = board, standings, command
         self.values = {s.name: self._per_user(s) for s in standings}
-        self.reference = reference_of(standings)
+        self.reference = against if against in self.values else reference_of(standings)
         self.against: Comparisons = compare(self.values, self.reference) if self.reference else {}
         self.plots = plots(board, standings)
 
@@ -327,8 +309,8 @@ class Report:
         folder = self.board.folder
         for standing in self.standings:
             write_text(folder / row_file(standing), json.dumps(self.row_json(standing), indent=1) + "\n")
-        for name, _, svg in self.plots:
-            write_text(folder / f"{name}.svg", svg)
+        for plot in self.plots:
+            write_text(folder / f"{plot.name}.svg", plot.svg)
         blocks = self.blocks()
         write_text(folder / "report.md", markdown(blocks, self.plots))
         target = folder / "report.html"
@@ -336,128 +318,7 @@ class Report:
         return target
 
 
-BEYOND_TEXT = (
-    "Of what the test users are shown. ItemCoverage: share of the items that anybody is shown. GiniIndex: 0 where all items "
-    "are shown as often, 1 where one item is shown to all. ShannonEntropy: RecBole's, divided by the number of items shown. "
-    "AveragePopularity: training pairs of the items shown. TailPercentage: share of the items shown that are of the tail."
-)
-
-
-def split_text(board: Leaderboard) -> str:
-    """How the pairs were split, in words."""
-    args = board.overrides.get("eval_args") or {}
-    if board.overrides.get("benchmark_filename"):
-        return "Split as the files are"
-    ((kind, value),) = args.get("split", {"LS": "valid_and_test"}).items()
-    if kind == "LS":
-        return "Leave-one-out" if value == "valid_and_test" else f"Leave-one-out ({value})"
-    if kind == "TIME":
-        return f"Split by time: validation from {value[0]}, test from {value[1]}"
-    return f"Split {kind} {value}"
-
-
-def cold_text(board: Leaderboard) -> str:
-    """What the cold-start protocol did, and what it means for models that know items by their IDs."""
-    share, by = board.overrides["cold_items"], board.overrides.get("cold_by", "random")
-    which = "the newest" if by == "time" else "drawn at random, the same for every row and seed"
-    return (
-        f"Cold start: {share:.0%} of the items ({which}) were taken out of training, and out of validation as items to "
-        "find; test users keep them, and group 0 below holds those who must find one. Models that know items by "
-        "their IDs rank them too, by embeddings that were never the item to find; Pop ranks them last."
-    )
-
-
 def split_name(metric: str) -> tuple[str, int]:
     """``hit@10`` as ("hit", 10)."""
     kind, _, k = metric.partition("@")
     return kind, int(k)
-
-
-def p_value(p: float) -> str:
-    """``p < 0.001``, or the value."""
-    return "p < 0.001" if p < 1e-3 else f"p = {p:.3f}"
-
-
-def markdown(blocks: Sequence[Block], figures: Sequence[tuple[str, str, str]]) -> str:
-    """The report in Markdown; plots are SVG files beside it."""
-
-    def cell(c: Cell) -> str:
-        text = {"best": f"**{c.text}**", "second": f"_{c.text}_", "": c.text}[c.mark]
-        if len(c.links) == 1 and not c.links[0][0]:
-            return f"[{text}]({quote(c.links[0][1])})"
-        return " ".join(f"[{name}]({quote(file)})" for name, file in c.links) + text
-
-    titles = {name: title for name, title, _ in figures}
-    out = []
-    for block in blocks:
-        if block.kind == "table":
-            lines = ["| " + " | ".join(block.header) + " |", "|" + "---|" * len(block.header)]
-            out.append("\n".join([*lines, *("| " + " | ".join(map(cell, row)) + " |" for row in block.rows)]))
-        elif block.kind == "plot":
-            out.append(f"![{titles[block.text]}]({block.text}.svg)")
-        else:
-            around = {"title": "# {}", "head": "## {}", "code": "```sh\n{}\n```", "text": "{}"}[block.kind]
-            out.append(around.format(block.text))
-    return "\n\n".join(out) + "\n"
-
-
-STYLE = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 84rem; padding: 0 1rem; color: #1b1b1b;
-  background: #fff; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; } p { max-width: 52rem; }
-.wide { overflow-x: auto; margin: 1rem 0; }
-table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; font-size: 13px; }
-th, td { padding: .35rem .6rem; border-bottom: 1px solid #ddd; white-space: nowrap; text-align: right;
-  vertical-align: top; }
-th { background: #f4f4f4; vertical-align: bottom; }
-th:first-child, td:first-child { position: sticky; left: 0; background: #fff; text-align: left; font-weight: 600; }
-th:first-child { background: #f4f4f4; }
-th.prose, td.prose { text-align: left; white-space: normal; min-width: 14rem; font-weight: 400; }
-tbody tr:hover td { background: #f0f6fa; }
-td a { color: inherit; text-decoration: underline dotted #999; } td a:hover { color: #0072b2; }
-td b { color: #00518a; }
-figure { margin: 1.5rem 0; overflow-x: auto; } figcaption { font-size: 13px; color: #555; position: sticky; left: 0; }
-svg { width: 100%; min-width: 40rem; max-width: 66rem; height: auto; }
-pre { background: #f4f4f4; padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; }
-p { overflow-wrap: anywhere; }
-@media (max-width: 40rem) { th:first-child, td:first-child { white-space: normal; max-width: 8.5rem;
-  overflow-wrap: anywhere; } body { margin: 1rem auto; } }
-"""
-
-
-def page(blocks: Sequence[Block], figures: Sequence[tuple[str, str, str]]) -> str:
-    """The report as one HTML page that needs nothing else (figures link to the JSON files beside it)."""
-
-    def cell(c: Cell) -> str:
-        tag = {"best": "b", "second": "i", "": ""}[c.mark]
-        text = html.escape(c.text)
-        text = f"<{tag}>{text}</{tag}>" if tag else text
-        if len(c.links) == 1 and not c.links[0][0]:
-            return f'<a href="{quote(c.links[0][1])}">{text}</a>'
-        return " ".join(f'<a href="{quote(file)}">{name}</a>' for name, file in c.links) + text
-
-    def table(block: Block) -> str:
-        prose = [i for i in range(1, len(block.header)) if block.rows and all(row[i].name for row in block.rows)]
-        kind = ['class="prose"' if i in prose else "" for i in range(len(block.header))]
-        head = "".join(f"<th {k}>{html.escape(name)}</th>" for k, name in zip(kind, block.header, strict=True))
-        rows = ("".join(f"<td {k}>{cell(c)}</td>" for k, c in zip(kind, row, strict=True)) for row in block.rows)
-        body = "".join(f"<tr>{row}</tr>" for row in rows)
-        return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-    drawn = {name: (title, svg) for name, title, svg in figures}
-    out = []
-    for block in blocks:
-        if block.kind == "table":
-            out.append(table(block))
-        elif block.kind == "plot":
-            title, svg = drawn[block.text]
-            out.append(f"<figure><figcaption>{html.escape(title)}</figcaption>{svg}</figure>")
-        else:
-            tag = {"title": "h1", "head": "h2", "code": "pre", "text": "p"}[block.kind]
-            out.append(f"<{tag}>{html.escape(block.text)}</{tag}>")
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(blocks[0].text)}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
-        f"<body>{''.join(out)}</body></html>\n"
-    )

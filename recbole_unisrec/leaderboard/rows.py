@@ -84,6 +84,7 @@ _ROWS = [
     Row(
         "text-kNN",
         "TextKNN",
+        {"epochs": 0},
         grid={"decay": DECAYS, "popularity_weight": [0.0, 0.05, 0.1, 0.2]},
         about="nothing is trained: nearest texts, and how often an item occurs; history masked",
         seeded=False,
@@ -91,7 +92,7 @@ _ROWS = [
     Row(
         "text-kNN-no-popularity",
         "TextKNN",
-        {"popularity_weight": 0.0},
+        {"popularity_weight": 0.0, "epochs": 0},
         grid={"decay": DECAYS},
         about="the same by the texts alone",
         of="text-kNN",
@@ -138,6 +139,7 @@ _ROWS = [
     Row("FDSA", "FDSAText", about="RecBole's, text features for attributes"),
     Row("S3Rec", "S3RecText", about="RecBole's, text features for attributes, pre-trained on this dataset first"),
     Row("SASRec-text", "SASRecText", about="linear map of the text features"),
+    Row("VQ-Rec", "VQRec", about="embeddings of 32 discrete codes of the text, from scratch"),
     Row("ZESRec", "ZESRec", about="linear map and item offsets"),
     *(
         Row(

@@ -5,27 +5,21 @@ Several processes may share one folder: each run is done by one of them, the oth
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from filelock import FileLock, Timeout
 
-from dataset_tools.common import write_text
 from recbole_unisrec import quick_start, record
-from recbole_unisrec.beyond import BEYOND, Recommended, beyond_metrics
-from recbole_unisrec.data.dataset import SequenceDataset
+from recbole_unisrec.beyond import BEYOND
 from recbole_unisrec.data.feature_files import feature_paths
 from recbole_unisrec.data.features import others_hint
 from recbole_unisrec.errors import UserError
-from recbole_unisrec.evaluation import TestUsers, group_metrics, read_ranks, write_ranks
+from recbole_unisrec.evaluation import read_ranks
 from recbole_unisrec.leaderboard import rectools
 from recbole_unisrec.leaderboard.checks import (
     OF_RECTOOLS,
@@ -35,22 +29,15 @@ from recbole_unisrec.leaderboard.checks import (
     refuse_ignored,
     without,
 )
+from recbole_unisrec.leaderboard.ground import popular, read_ground
+from recbole_unisrec.leaderboard.keys import Keys, weights_digest
 from recbole_unisrec.leaderboard.rows import Row
-from recbole_unisrec.leaderboard.runs import FIRST_SEED, GROUPS, METRICS, TOPK, Run, Standing, Watcher
-from recbole_unisrec.metrics import rank_metrics
-from recbole_unisrec.pretrained import load_pretrained
-from recbole_unisrec.registry import MODELS
-from recbole_unisrec.setting_checks import check, defaults_of
-from recbole_unisrec.setting_table import TABLE, DataSettings, TextSettings
-from recbole_unisrec.settings import DATA_SETTINGS, build_config, known_settings
-
-# settings that say where and how a run is made rather than what comes out; all others are part of a run's key
-ELSEWHERE = {
-    "seed", "data_path", "checkpoint_dir", "show_progress", "use_gpu", "gpu_id", "device", "worker", "state", "pretrained",
-    "log_wandb", "wandb_project", "single_spec", "local_rank", "world_size", "nproc", "offset", "ip", "port", "recipe",
-    "dataset_save_path", "dataloaders_save_path", "save_dataset", "save_dataloaders", "eval_batch_size", "log_dir",
-}  # fmt: skip
-SPLIT = {*DATA_SETTINGS, *(setting.name for setting in TABLE["Data"])}  # settings that the splits depend on
+from recbole_unisrec.leaderboard.runs import FIRST_SEED, METRICS, TOPK, Run, Standing, Watcher
+from recbole_unisrec.leaderboard.store import RunStore
+from recbole_unisrec.registry import MODELS, PACKED
+from recbole_unisrec.setting_checks import check
+from recbole_unisrec.setting_table import DataSettings, TextSettings
+from recbole_unisrec.settings import build_config
 
 
 class Leaderboard:
@@ -72,6 +59,8 @@ class Leaderboard:
         Rows whose grids are tried; of the others the property files' values are taken.
     checkpoints
         Pre-trained models by name, for the rows that start from one.
+    resume
+        Go on with runs that were cut off, from their last epoch; else they start anew.
 
     Raises
     ------
@@ -88,10 +77,11 @@ class Leaderboard:
         overrides: dict[str, Any],
         tuned: list[str],
         checkpoints: dict[str, str] | None = None,
+        resume: bool = False,
     ) -> None:
         if n_seeds < 1:
             raise UserError(f"seeds must be 1 or more, not {n_seeds}")
-        self.folder, self.dataset = folder, dataset
+        self.folder, self.dataset, self.resume = folder, dataset, resume
         check_folder(folder)
         self.seeds = [FIRST_SEED + i for i in range(n_seeds)]
         self.rows, self.tuned = rows, tuned
@@ -109,13 +99,10 @@ class Leaderboard:
             "valid_metric": self.score.upper(),
         }  # fmt: skip
         self.checkpoints = {name: (path, weights_digest(path)) for name, path in (checkpoints or {}).items()}
-        self._what: dict[str, tuple[dict[str, Any], list[Any]]] = {}  # what a run depends on but seed and point, by row
-        self._known: dict[str, set[str]] = {}  # names of settings by model
-        self._found: dict[
-            tuple[str, str], Run
-        ] = {}  # finished runs by row and key: settings may make two rows the same
-        self._files: dict[Path, str] = {}  # digests of feature files
-        self.users = self._users()
+        self.store = RunStore(folder, {*self.names, *self.beyond_names})
+        self.ground = read_ground(dataset, self.overrides)
+        self.users, self.facts = self.ground.users, self.ground.facts
+        self.keys = Keys(dataset, self.topk, self.overrides, self.checkpoints, self.ground.digest)
 
     @property
     def beyond_names(self) -> list[str]:
@@ -129,7 +116,7 @@ class Leaderboard:
     def check(self) -> list[str]:
         """Find mistakes in the settings before the first hour, not after it; gives what is to be said of them."""
         models = {row.model for row in self.rows.values() if row.model}
-        nowhere = [k for k in self.overrides if models and not any(k in self._settings(model) for model in models)]
+        nowhere = [k for k in self.overrides if models and not any(k in self.keys.known(model) for model in models)]
         for row in self.rows.values():
             if row.model and nowhere:  # let the settings say what was meant
                 build_config(row.model, self.dataset, [], {k: self.overrides[k] for k in nowhere})
@@ -140,10 +127,10 @@ class Leaderboard:
             if row.package:
                 rectools.check_installed()
             if row.model:
-                self._config(row, row.points()[0], self.seeds[0])
+                self.keys.config(row, row.points()[0], self.seeds[0])
                 self.text_features(row)
-        keys = {name: self._key(row, {}, self.seeds[0]) for name, row in self.rows.items() if row.model}
-        known = {name: self._settings(row.model) for name, row in self.rows.items() if row.model}
+        keys = {name: self.keys.key(row, {}, self.seeds[0]) for name, row in self.rows.items() if row.model}
+        known = {name: self.keys.known(row.model) for name, row in self.rows.items() if row.model}
         for name in known:
             if self.rows[name].package:
                 known[name] = known[name] & OF_RECTOOLS
@@ -157,7 +144,7 @@ class Leaderboard:
         UserError
             If it is missing.
         """
-        config = self._config(row, {}, self.seeds[0])
+        config = self.keys.config(row, {}, self.seeds[0])
         if row.model not in MODELS or not MODELS[row.model].reads_text:
             return []
         folder = Path(DataSettings.from_config(config).data_path)
@@ -173,87 +160,6 @@ class Leaderboard:
                 )
         return files
 
-    def _users(self) -> TestUsers:
-        shared = {k: v for k, v in self.overrides.items() if k in SPLIT}
-        config = build_config("SASRecPacked", self.dataset, [], shared)
-        quick_start.prepare(config, None, "CLS")
-        dataset = SequenceDataset(config)
-        dataset.build()
-        if not len(dataset.split.valid) or not len(dataset.split.test):
-            raise UserError("a leaderboard chooses on validation and compares on test; take a split that has both")
-        self._popularity = dataset.item_popularity()
-        self._split, self._tokens = dataset.split, dataset.field2id_token[dataset.uid_field]
-        self.facts = {
-            "users": dataset.user_num - 1,
-            "items": dataset.item_num - 1,
-            "training pairs": len(dataset.split.train),
-            "test users": len(dataset.split.test.user.unique()),
-        }
-        if len(dataset.split.test) > self.facts["test users"]:
-            self.facts["items to find"] = len(dataset.split.test)
-        digest = hashlib.sha256("\n".join(dataset.field2id_token[dataset.iid_field]).encode())
-        for part in dataset.split.parts:
-            order = part.target.argsort()  # which pairs there are, not in which order
-            for array in (part.items, part.user[order], part.start[order], part.target[order]):
-                digest.update(array.numpy().tobytes())
-        self._data_digest = digest.hexdigest()
-        return TestUsers.of(dataset)
-
-    def _settings(self, model: str) -> set[str]:
-        if model not in self._known:
-            self._known[model] = known_settings(model, self.dataset)
-        return self._known[model]
-
-    def _config(self, row: Row, point: dict[str, Any], seed: int) -> Any:
-        shared = {k: v for k, v in self.overrides.items() if k in self._settings(row.model)}
-        settings = {**shared, **row.settings, **point, "seed": seed}
-        if row.pretrained:
-            settings["pretrained"] = self.checkpoints[row.pretrained][0]
-        return build_config(row.model, self.dataset, [], settings)
-
-    def _key(self, row: Row, point: dict[str, Any], seed: int) -> str:
-        """Digest of what a result depends on: data, text features, pre-trained weights and every setting that is set."""
-        if row.name not in self._what:
-            settings, parts = {}, [row.package or row.model, self.topk, self._data_digest]
-            if row.model:
-                config = self._config(row, {}, seed)
-                found = record.plain(config.final_config_dict)
-                usual = defaults_of(row.model)  # so that a new setting leaves the runs of before as they are
-                settings = {
-                    k: v
-                    for k, v in found.items()
-                    if k not in ELSEWHERE and v is not None and (k not in usual or v != usual[k])
-                }
-                if settings.get("plm_suffix"):
-                    folder = Path(DataSettings.from_config(config).data_path)
-                    files = [
-                        *feature_paths(folder, self.dataset, settings["plm_suffix"]),
-                        folder / f"{self.dataset}.item2index",
-                    ]
-                    parts.append([self._file_digest(file) for file in files])
-            if row.pretrained:
-                parts.append(self.checkpoints[row.pretrained][1])
-            self._what[row.name] = (settings, parts)
-        settings, parts = self._what[row.name]
-        text = json.dumps([*parts, {**settings, **point}, seed], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-    def _file_digest(self, file: Path) -> str:
-        if file not in self._files:
-            if not file.is_file():
-                return "missing"
-            with open(file, "rb") as content:
-                self._files[file] = hashlib.file_digest(content, "sha256").hexdigest()
-        return self._files[file]
-
-    def json_file(self, name: str, key: str) -> Path:
-        """File of a finished run."""
-        return self.folder / "runs" / name / f"{key}.json"
-
-    def ranks_file(self, name: str, key: str) -> Path:
-        """File with the ranks of the test users of a run."""
-        return self.json_file(name, key).with_suffix(".npz")
-
     def find(self, row: Row, point: dict[str, Any], seed: int) -> Run | None:
         """A finished run.
 
@@ -262,20 +168,7 @@ class Leaderboard:
         UserError
             If its file is damaged.
         """
-        key = self._key(row, point, seed)
-        if (row.name, key) in self._found:  # a finished run does not change
-            return replace(self._found[row.name, key], point=point)
-        file = self.json_file(row.name, key)
-        if not file.is_file() or not self.ranks_file(row.name, key).is_file():
-            return None
-        try:
-            run = Run(**json.loads(file.read_text(encoding="utf-8")))
-            if run.key != key or not {*self.names, *self.beyond_names} <= set(run.test):
-                raise ValueError("it is of another run")
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{file} is damaged ({error}); delete it and run again") from error
-        self._found[row.name, key] = run
-        return replace(run, point=point)  # a value that was tuned and the same by default are one run
+        return self.store.find(row.name, self.keys.key(row, point, seed), point)
 
     def run(
         self,
@@ -288,7 +181,7 @@ class Leaderboard:
         """One run, and whether it was there already; None if another process is at it and we do not `wait`."""
         if found := self.find(row, point, seed):
             return found, True
-        key = self._key(row, point, seed)
+        key = self.keys.key(row, point, seed)
         work = self.folder / "running" / f"{row.name}-{key}"
         work.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -296,22 +189,32 @@ class Leaderboard:
             with FileLock(f"{work}.lock", timeout=-1 if wait else 0):
                 if found := self.find(row, point, seed):  # made while we waited
                     return found, True
-                shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
-                made = self._train(row, key, point, seed, work, tell) if row.model else self._popular(row, key, seed)
+                goes_on = self.resume and row.model in PACKED and not row.package and work.is_dir()
+                if not goes_on:
+                    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
+                if row.model:
+                    made = self._train(row, key, point, seed, work, tell, goes_on)
+                else:
+                    made = self._popular(row, key, seed)
                 shutil.rmtree(work, ignore_errors=True)
-                write_text(self.json_file(row.name, key), json.dumps(asdict(made), indent=1) + "\n")
                 return made, False
         except Timeout:
             return None, False
 
     def _train(
-        self, row: Row, key: str, point: dict[str, Any], seed: int, work: Path, tell: Callable[[str], None]
+        self,
+        row: Row,
+        key: str,
+        point: dict[str, Any],
+        seed: int,
+        work: Path,
+        tell: Callable[[str], None],
+        goes_on: bool,
     ) -> Run:
-        config = self._config(row, point, seed)
+        config = self.keys.config(row, point, seed)
         config["checkpoint_dir"] = str(work)
-        result = rectools.train(config, tell) if row.package else quick_start.train(config, tell=tell)
-        write_ranks(self.ranks_file(row.name, key), *read_ranks(result.ranks))
-        return Run(
+        result = rectools.train(config, tell) if row.package else quick_start.train(config, tell=tell, resume=goes_on)
+        made = Run(
             row=row.name,
             key=key,
             seed=seed,
@@ -326,51 +229,29 @@ class Leaderboard:
             config=result.config,
             versions=result.versions,
         )
+        self.store.write(made, *read_ranks(result.ranks))
+        return made
 
     def _popular(self, row: Row, key: str, seed: int) -> Run:
-        """Everybody is shown what is most frequent in training."""
         started = time.perf_counter()
-        order = np.lexsort((np.arange(len(self._popularity)), -self._popularity.numpy()))
-        order = order[order != 0]
-        rank = self._popularity.new_zeros(len(self._popularity))
-        rank[order] = self._popularity.new_tensor(range(1, len(order) + 1))
-        found = {}
-        for part in ("valid", "test"):
-            pairs = getattr(self._split, part)
-            found[part] = (pairs.user, rank[pairs.items[pairs.target]])
-        users, ranks = found["test"]
-        tokens = self._tokens[users.numpy()].astype(str)
-        order = np.lexsort((self._split.test.target.numpy(), tokens))
-        write_ranks(self.ranks_file(row.name, key), tokens[order], ranks.numpy()[order])
-        metrics = {part: dict(rank_metrics(r, METRICS, self.topk)) for part, (_, r) in found.items()}
-        if self.beyond:
-            recommended = Recommended(len(self._popularity), self.topk)
-            scores = -rank.double().unsqueeze(0)
-            scores[:, 0] = -torch.inf
-            recommended.add(scores)
-            train = self._split.train
-            taken = torch.bincount(train.items[train.target], minlength=len(rank))
-            # one list for everybody
-            same = beyond_metrics(recommended, self.beyond, taken, self.overrides.get("tail_ratio"))
-            metrics = {part: {**values, **same} for part, values in metrics.items()}
-        return Run(
+        found = popular(self.ground, self.topk, self.beyond, self.overrides.get("tail_ratio"))
+        made = Run(
             row=row.name,
             key=key,
             seed=seed,
             point={},
-            valid=metrics["valid"],
-            test=metrics["test"],
-            valid_score=metrics["valid"][self.score],
-            groups={
-                kind: group_metrics(ranks.numpy()[order], getattr(self.users, kind), bounds, METRICS, self.topk)
-                for kind, bounds in GROUPS.items()
-            },
+            valid=found.valid,
+            test=found.test,
+            valid_score=found.valid[self.score],
+            groups=found.groups,
             curve=[],
             seconds=time.perf_counter() - started,
             n_parameters=0,
             config=record.plain({"dataset": self.dataset, **self.overrides}),  # which data; it has no other settings
             versions=record.versions(),
         )
+        self.store.write(made, found.tokens, found.ranks)
+        return made
 
     def fill(self, watch: Watcher) -> Iterator[Standing]:
         """Run what is missing; gives each row when it is complete."""
@@ -418,7 +299,7 @@ class Leaderboard:
 
     def finished(self, row: Row, tuned: bool) -> Standing | None:
         """What is finished of a row, with one seed or more; None if its tuning or its first seed is missing."""
-        if not any((self.folder / "runs" / row.name).glob("*.json")):
+        if not self.store.has_any(row.name):
             return None
         if row.pretrained and row.pretrained not in self.checkpoints:
             return None
@@ -438,20 +319,4 @@ class Leaderboard:
         UserError
             If a run ranked other users than the dataset has.
         """
-        found = []
-        for run in standing.runs:
-            file = self.ranks_file(standing.name, run.key)
-            users, ranks = read_ranks(file)
-            order = np.argsort(users, kind="stable")
-            if not np.array_equal(users[order], self.users.user):
-                raise UserError(f"{file} has other users than {self.dataset}; delete it and run again")
-            found.append(ranks[order])
-        return np.stack(found)
-
-
-def weights_digest(path: str) -> str:
-    """Digest of the weights of a pre-trained model, which tells two checkpoints of one name apart."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(load_pretrained(path)[0].items()):
-        digest.update(name.encode() + tensor.float().numpy().tobytes())
-    return digest.hexdigest()
+        return self.store.ranks(standing.name, standing.runs, self.users.user, self.dataset)

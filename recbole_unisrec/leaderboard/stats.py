@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,14 +81,25 @@ def compare(rows: dict[str, dict[str, np.ndarray]], reference: str) -> dict[str,
         A `Comparison` for each other row and metric.
     """
     tests = [(name, metric) for name in rows if name != reference for metric in rows[name]]
-    raw = []
-    for name, metric in tests:
-        values, base = rows[name][metric], rows[reference][metric]
-        raw.append(float(stats.ttest_rel(values, base).pvalue) if np.any(values != base) else 1.0)
+    pairs = [(rows[name][metric], rows[reference][metric]) for name, metric in tests]
     found: dict[str, dict[str, Comparison]] = {}
-    for (name, metric), p in zip(tests, holm(raw), strict=True):
-        mean = float(rows[reference][metric].mean())
-        difference = float(rows[name][metric].mean()) - mean
-        relative = difference / mean if mean else float("nan")
-        found.setdefault(name, {})[metric] = Comparison(difference, relative, p)
+    for (name, metric), comparison in zip(tests, compare_all(pairs), strict=True):
+        found.setdefault(name, {})[metric] = comparison
+    return found
+
+
+def compare_all(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Comparison]:
+    """Paired tests with one correction for all of them.
+
+    Parameters
+    ----------
+    pairs
+        Values of each user, float64 [U], of a row and of the one that it is compared with.
+    """
+    raw = [float(stats.ttest_rel(values, base).pvalue) if np.any(values != base) else 1.0 for values, base in pairs]
+    found = []
+    for (values, base), p in zip(pairs, holm(raw), strict=True):
+        mean = float(base.mean())
+        difference = float(values.mean()) - mean
+        found.append(Comparison(difference, difference / mean if mean else float("nan"), p))
     return found

@@ -1,36 +1,55 @@
-"""Tables of rows from the stored runs of a leaderboard, as Markdown: no figure of the docs is typed by hand."""
+"""Tables and the summary from stored runs alone, without their datasets: no figure of the docs is typed by hand."""
 
 from __future__ import annotations
 
 import argparse
-import json
+import shlex
 import sys
-from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from dataset_tools.common import UserError, run_cli
-from recbole_unisrec.evaluation import read_ranks
-from recbole_unisrec.leaderboard.stats import compare, per_user
+from recbole_unisrec.leaderboard.archive import ENDING, write_archive
+from recbole_unisrec.leaderboard.blocks import Block, Cell, markdown_table
+from recbole_unisrec.leaderboard.live import spread
+from recbole_unisrec.leaderboard.stats import compare
+from recbole_unisrec.leaderboard.stored import StoredBoard, read_boards, read_runs
+from recbole_unisrec.leaderboard.summary import Summary
+from recbole_unisrec.leaderboard.versus import of_stored
 
-METRICS = ("hit@10", "ndcg@10", "hit@50", "ndcg@50")
-
-
-def runs_of(folder: Path, row: str) -> list[dict[str, Any]]:
-    """The finished runs of a row, by seed; of a seed with several grid points the best on validation."""
-    best: dict[int, dict[str, Any]] = {}
-    for file in sorted((folder / "runs" / row).glob("*.json")):
-        run = json.loads(file.read_text(encoding="utf-8"))
-        run["ranks"] = file.with_suffix(".npz")
-        if run["seed"] not in best or run["valid_score"] > best[run["seed"]]["valid_score"]:
-            best[run["seed"]] = run
-    return [best[seed] for seed in sorted(best)]
+AGAINST = "text-kNN"
 
 
-def table(folder: Path, rows: list[str], against: str) -> str:
-    """The rows that have runs, best point of the grid by validation.
+def is_stored(path: Path) -> bool:
+    """Whether a path is the folder of a leaderboard or a file of runs."""
+    return path.name.endswith(ENDING) or (path / "runs").is_dir()
+
+
+def one_board(paths: Sequence[Path], share: float = 1.0, other: str = "") -> StoredBoard:
+    """The stored runs of one dataset that learned from a share of the users.
+
+    Raises
+    ------
+    UserError
+        If there are none, or they are of several datasets.
+    """
+    boards = read_boards(paths)
+    found = [board for board in boards if (board.condition.share, board.condition.other) == (share, other)]
+    if len(found) != 1:
+        there = "; ".join(str(board.condition) for board in boards)
+        what = "several datasets have" if found else "no run is of"
+        raise UserError(
+            f"{what} a share of {share:g} of the users{' and ' + other if other else ''}; there are runs of {there}"
+        )
+    return found[0]
+
+
+def table(
+    paths: Sequence[Path], rows: Sequence[str], against: str = AGAINST, share: float = 1.0, other: str = ""
+) -> str:
+    """Rows of one dataset, metrics across, in the order of `rows` (empty: all, in the leaderboard's order).
 
     Mean and standard deviation over seeds; the change against a row with the p of a paired t-test over users (each user's
     mean over seeds), two-sided, Holm-corrected over the rows and metrics shown.
@@ -40,44 +59,145 @@ def table(folder: Path, rows: list[str], against: str) -> str:
     UserError
         If none of the rows has a run.
     """
-    found = {row: runs for row in rows if (runs := runs_of(folder, row))}
-    if not found:
-        raise UserError(
-            f"{folder} has no finished run of {', '.join(rows)}; its rows are the folders in {folder / 'runs'}"
-        )
-    values: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
-    for row, runs in found.items():
-        ranks = np.stack([read_ranks(run["ranks"])[1] for run in runs])
-        for metric in METRICS:
-            name, k = metric.split("@")
-            values[row][metric] = per_user(ranks, name, int(k))
-    tests = compare(dict(values), against) if against in found else {}
-    lines = ["| row | " + " | ".join(m.upper() for m in METRICS) + f" | seeds | against {against} |"]
-    lines.append("|---|" + "---|" * len(METRICS) + "---:|---|")
-    for row, runs in found.items():
-        cells = []
-        for metric in METRICS:
-            seeds = np.array([run["test"][metric] for run in runs])
-            cells.append(f"{seeds.mean():.4f}" + (f" ± {seeds.std(ddof=1):.4f}" if len(seeds) > 1 else ""))
-        changes = []
-        for metric in METRICS if row in tests else ():
-            found_p = tests[row][metric].p
-            p = "p < .001" if found_p < 0.001 else f"p = {found_p:.3f}".replace("0.", ".", 1)
-            changes.append(f"{tests[row][metric].relative:+.1%}, {p}")
-        lines.append(f"| {row} | " + " | ".join(cells) + f" | {len(runs)} | " + " / ".join(changes) + " |")
-    return "\n".join(lines)
+    board = one_board(paths, share, other)
+    result = of_stored(board, [*rows, against] if rows else ())
+    shown = [row for row in rows if row in result.rows] if rows else list(result.rows)
+    if not shown:
+        known = ", ".join(s.name for s in board.standings)
+        raise UserError(f"{board.condition} has no finished run of {', '.join(rows)}; its rows are {known}")
+    values = {name: result.values[name] for name in dict.fromkeys([*shown, against]) if name in result.rows}
+    tests = compare(values, against) if against in values else {}
+    lines = []
+    for name in shown:
+        standing = result.rows[name]
+        cells = [Cell(name, name=True)]
+        for metric in result.names:
+            seeds = standing.values(metric)
+            cells.append(Cell(f"{seeds.mean():.4f}" + (f" ± {spread(seeds):.4f}" if len(seeds) > 1 else "")))
+        changes = " / ".join(f"{c.relative:+.1%}, {short_p(c.p)}" for c in tests.get(name, {}).values())
+        lines.append((*cells, Cell(str(len(standing.runs))), Cell(changes)))
+    header = ("row", *(metric.upper() for metric in result.names), "seeds", f"against {against}")
+    return markdown_table(Block("table", header=header, rows=tuple(lines)))
+
+
+def short_p(p: float) -> str:
+    """``p < .001``, or the value without its zero."""
+    return "p < .001" if p < 0.001 else f"p = {p:.3f}".replace("0.", ".", 1)
+
+
+def summary(
+    paths: Sequence[Path], rows: Sequence[str], against: Sequence[str], command: str, other: str = ""
+) -> Summary:
+    """All datasets of these folders and files together; of runs under cold start or another split those of `other` alone.
+
+    Raises
+    ------
+    UserError
+        If there is nothing to report.
+    """
+    boards = [board for board in read_boards(paths) if board.condition.other == other]
+    wanted = [*rows, *against] if rows else ()
+    results = [of_stored(board, wanted) for board in boards]
+    return Summary([result for result in results if result.standings], against, command)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a command asks for: stored runs, rows of them, and what they are compared with."""
+
+    paths: list[Path]
+    rows: list[str]
+    against: list[str]
+    metric: str
+    share: float
+    other: str
+
+    @classmethod
+    def of(cls, options: argparse.Namespace, root: Path) -> Selection:
+        """From a command whose paths start at `root`; they may be patterns, as in ``runs/*.runs.zip``.
+
+        Raises
+        ------
+        UserError
+            If a path has no stored runs.
+        """
+        paths: list[Path] = []
+        rows: list[str] = []
+        for place, word in enumerate(options.what):
+            pattern = str(root / word)
+            found = sorted(path for path in map(Path, glob(pattern)) if is_stored(path))
+            if not found and (place == 0 or word.endswith(ENDING)):
+                raise UserError(f"{pattern} has no finished run; give the folder of a leaderboard, or a file *{ENDING}")
+            paths += found
+            rows += [] if found else [word]
+        return cls(paths, rows, options.against, options.metric.lower(), options.share, options.other)
+
+    def table(self) -> str:
+        """The Markdown table: of one dataset its metrics, of several one metric.
+
+        Raises
+        ------
+        UserError
+            If there is nothing to show.
+        """
+        if len({board.dataset for board in read_boards(self.paths)}) == 1:
+            return table(self.paths, self.rows, self.against[0] if self.against else AGAINST, self.share, self.other)
+        found = self.summary("")
+        metric = self.metric or found.metrics[0]
+        if metric not in found.metrics:
+            raise UserError(f"no runs have the metric {metric}; take one of {', '.join(found.metrics).upper()}")
+        return markdown_table(found.figures(metric))
+
+    def summary(self, command: str) -> Summary:
+        """The summary of all datasets."""
+        return summary(self.paths, self.rows, self.against, command, self.other)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of a `Selection`."""
+    parser.add_argument("what", nargs="+", metavar="FOLDER [ROW]", help="folders of leaderboards, or files *" + ENDING
+                        + ", then the rows to show (default: all)")  # fmt: skip
+    parser.add_argument(
+        "--against",
+        nargs="+",
+        default=[],
+        metavar="ROW",
+        help=f"rows to compare with (default: {AGAINST} if it is there)",
+    )
+    parser.add_argument("--metric", default="", help="of several datasets (default: the one that chose on validation)")
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="of one dataset: runs that learned from this share of the users"
+    )
+    parser.add_argument("--other", default="", help='other runs, as in "cold_items 0.1 random"')
 
 
 def main(arguments: list[str]) -> int:
-    """Print a table."""
-    parser = argparse.ArgumentParser(prog="python -m recbole_unisrec.leaderboard.tables", description=table.__doc__)
-    parser.add_argument("folder", type=Path, help="of a leaderboard, for example leaderboard/Scientific")
-    parser.add_argument("rows", nargs="+", metavar="ROW")
+    """Print a table, or write the summary or packed runs."""
+    parser = argparse.ArgumentParser(
+        prog="python -m recbole_unisrec.leaderboard.tables",
+        description="Tables from stored runs. One dataset: its metrics. Several: rows against datasets, or with --out the "
+        "whole summary as HTML, Markdown, JSON and plots.",
+    )
+    add_options(parser)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write summary.html, .md, .json and plots into it")
     parser.add_argument(
-        "--against", default="text-kNN", metavar="ROW", help="row to compare with (default: %(default)s)"
+        "--pack",
+        type=Path,
+        metavar="FOLDER",
+        help=f"put all runs of each folder into FOLDER/NAME{ENDING}, print no table",
     )
     options = parser.parse_args(arguments)
-    print(table(options.folder, options.rows, options.against))
+    chosen = Selection.of(options, Path())
+    if options.pack:
+        for path in chosen.paths:
+            target = options.pack / f"{path.name.removesuffix(ENDING)}{ENDING}"
+            write_archive(read_runs(path), target)
+            print(f"{target}: {target.stat().st_size / 1000:,.0f} kB")
+    elif options.out:
+        command = "python -m recbole_unisrec.leaderboard.tables " + shlex.join(arguments)
+        print(f"summary: {chosen.summary(command).write(options.out)} (and summary.md beside it)")
+    else:
+        print(chosen.table())
     return 0
 
 

@@ -1,41 +1,186 @@
-"""Tables made from stored runs."""
+"""Tables and the summary made from stored runs, without their datasets."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from dataset_tools.common import UserError
+from dataset_tools.common import UserError, run_cli
 from recbole_unisrec.evaluation import write_ranks
-from recbole_unisrec.leaderboard.tables import METRICS, table
+from recbole_unisrec.leaderboard import stored, tables
+from recbole_unisrec.leaderboard.archive import write_archive
+from recbole_unisrec.leaderboard.stats import holm
 
-USERS = np.array([f"u{i}" for i in range(40)])
+METRICS = ("hit@10", "ndcg@10", "hit@50", "ndcg@50")
+USERS = np.array([f"u{i:02}" for i in range(40)])
 
 
-def store(folder: Path, row: str, key: str, seed: int, rank: int, valid: float = 0.5) -> None:
+def store(
+    folder: Path, row: str, key: str, seed: int, ranks: np.ndarray | int, valid: float = 0.5, **config: object
+) -> np.ndarray:
+    """A run as a leaderboard leaves it; a single rank is that of every second user, the others' is 1000."""
     place = folder / "runs" / row
     place.mkdir(parents=True, exist_ok=True)
-    ranks = np.where(np.arange(40) % 2, rank, 1000)
-    hits = float((ranks <= 10).mean())
-    run = {"row": row, "seed": seed, "valid_score": valid, "test": dict.fromkeys(METRICS, hits)}
+    if isinstance(ranks, int):
+        ranks = np.where(np.arange(40) % 2, ranks, 1000)
+    test = {}
+    for k in (10, 50):
+        test[f"hit@{k}"] = float((ranks <= k).mean())
+        test[f"ndcg@{k}"] = float(np.where(ranks <= k, 1 / np.log2(ranks + 1), 0).mean())
+    run = {"row": row, "key": key, "seed": seed, "point": {}, "valid": {}, "test": test, "valid_score": valid,
+           "groups": {"popularity": {"0": {"users": 40, **test}}, "length": {"1-2": {"users": 40, **test}}},
+           "curve": [valid], "seconds": 1.0, "n_parameters": 1, "config": config}  # fmt: skip
     (place / f"{key}.json").write_text(json.dumps(run))
     write_ranks(str(place / f"{key}.npz"), USERS, ranks)
+    return ranks
+
+
+def ndcg(ranks: np.ndarray) -> np.ndarray:
+    return np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0)
 
 
 def test_means_over_seeds_and_the_change_against_a_row(tmp_path: Path) -> None:
     store(tmp_path, "text-kNN", "a", 2020, 5)
     store(tmp_path, "ours", "b", 2020, 1)
     store(tmp_path, "ours", "c", 2021, 1)
-    store(tmp_path, "ours", "d", 2021, 100, valid=0.1)  # a worse point of the grid
-    lines = table(tmp_path, ["text-kNN", "ours", "absent"], "text-kNN").splitlines()
+    store(tmp_path, "ours", "d", 2020, 100, valid=0.1, learning_rate=1)  # a worse point of the grid
+    lines = tables.table([tmp_path], ["text-kNN", "ours", "absent"]).splitlines()
     assert len(lines) == 4
-    assert lines[2].startswith("| text-kNN | 0.5000 | 0.5000 | 0.5000 | 0.5000 | 1 |")
-    assert lines[3].startswith("| ours | 0.5000 ± 0.0000 |")
+    assert lines[2].startswith(f"| text-kNN | 0.5000 | {0.5 / np.log2(6):.4f} | 0.5000 |")
+    assert lines[3].startswith("| ours | 0.5000 ± 0.0000 | 0.5000 ± 0.0000 |")
     gain = np.log2(6) - 1  # of rank 1 over rank 5 in NDCG
-    assert f"+0.0%, p = 1.000 / {gain:+.1%}, p < .001" in lines[3].replace("nan", "1.000")
+    assert f"+0.0%, p = 1.000 / {gain:+.1%}, p < .001" in lines[3]
+
+
+def test_seeds_are_those_of_the_point_that_is_best_on_validation_with_the_first_seed(tmp_path: Path) -> None:
+    store(tmp_path, "SASRecPacked", "a", 2020, 3, valid=0.5, learning_rate=1)
+    store(tmp_path, "SASRecPacked", "b", 2020, 5, valid=0.4, learning_rate=2)
+    store(tmp_path, "SASRecPacked", "c", 2021, 3, valid=0.2, learning_rate=1)
+    store(tmp_path, "SASRecPacked", "d", 2021, 5, valid=0.9, learning_rate=2)  # another seed has no say
+    (board,) = stored.read_boards([tmp_path])
+    (standing,) = board.standings
+    assert [run.key for run in standing.runs] == ["a", "c"]
+    assert {run.key for run in standing.tuning} == {"a", "b"}
+
+
+def test_runs_on_other_data_are_boards_of_their_own(tmp_path: Path) -> None:
+    store(tmp_path, "SASRecPacked", "a", 2020, 5, dataset="x")
+    store(tmp_path, "SASRecPacked", "b", 2020, 1, valid=0.9, dataset="x", train_users=0.1)
+    store(tmp_path, "SASRecPacked", "c", 2020, 2, valid=0.9, dataset="x", cold_items=0.1, cold_by="time")
+    store(tmp_path, "UniSRec-inductive-pretrained", "d", 2020, 2, dataset="x", epochs=0)
+    store(tmp_path, "text-kNN", "e", 2020, 2, dataset="x", epochs=0)  # trains nothing in any case
+    found = {str(board.condition): [s.name for s in board.standings] for board in stored.read_boards([tmp_path])}
+    assert found == {
+        "x": ["text-kNN", "SASRecPacked"],
+        "x, 0.1 of the users": ["SASRecPacked"],
+        "x, cold_items 0.1 time": ["SASRecPacked"],
+        "x, without training": ["UniSRec-inductive-pretrained"],
+    }
+    assert "| SASRecPacked | 0.5000 | 0.5000 |" in tables.table([tmp_path], [], share=0.1)
+    with pytest.raises(UserError, match=r"no run is of a share of 0\.5 .*; there are runs of x; x, 0\.1 of the users"):
+        tables.table([tmp_path], [], share=0.5)
 
 
 def test_a_folder_without_runs(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no finished run of ours"):
-        table(tmp_path, ["ours"], "text-kNN")
+    with pytest.raises(UserError, match="has no finished run"):
+        tables.table([tmp_path], ["ours"])
+    store(tmp_path, "Pop", "a", 2020, 5)
+    with pytest.raises(UserError, match="has no finished run of ours; its rows are Pop"):
+        tables.table([tmp_path], ["ours"])
+
+
+def test_other_users_cannot_be_compared(tmp_path: Path) -> None:
+    store(tmp_path, "Pop", "a", 2020, 5)
+    store(tmp_path, "SASRecPacked", "b", 2020, 5)
+    write_ranks(str(tmp_path / "runs/SASRecPacked/b.npz"), USERS[1:], np.ones(39))
+    with pytest.raises(UserError, match="ranked other users"):
+        tables.table([tmp_path], [])
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Path:
+    """Three datasets: `ours` is better on A, worse on B, the same on C, where Pop has no run; a tenth of A's users."""
+    rng = np.random.default_rng(0)
+    for name, mine in (("A", 1), ("B", 30), ("C", 5)):
+        folder = tmp_path / name
+        store(folder, "text-kNN", "a", 2020, 5, dataset=name)
+        for seed in (2020, 2021):
+            store(folder, "UniSRec-inductive-ours", f"b{seed}", seed, mine, dataset=name)
+        if name != "C":
+            store(folder, "Pop", "c", 2020, rng.integers(1, 40, 40), dataset=name)
+    store(tmp_path / "A", "text-kNN", "d", 2020, 9, dataset="A", train_users=0.1)
+    store(tmp_path / "A", "UniSRec-inductive-ours", "e", 2020, 4, dataset="A", train_users=0.1)
+    return tmp_path
+
+
+def test_several_datasets_have_a_summary(three: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [str(three / name) for name in "ABC"]
+    assert run_cli(tables.main, [*paths, "--out", str(three / "out")]) == 0
+    found = json.loads((three / "out/summary.json").read_text())
+    assert found["against"] == ["text-kNN"]
+    ours = found["rows"]["UniSRec-inductive-ours"]["ndcg@10"]["against text-kNN"]
+    assert (ours["wins"], ours["ties"], ours["losses"]) == (1, 1, 1)
+    text = (three / "out/summary.md").read_text()
+    assert "Pop on C" in text
+    pop = next(line for line in text.split("## NDCG@10")[1].splitlines() if line.startswith("| Pop"))
+    assert pop.split(" | ")[3:5] == ["–", "–"]  # no run on C, so no mean rank
+    page = (three / "out/summary.html").read_text()
+    assert page.count("<svg") == 2
+    assert "A, 10%" in page
+    assert (three / "out/summary-shares.svg").is_file()
+
+
+def test_p_is_corrected_for_all_datasets_at_once(three: Path) -> None:
+    found = tables.summary([three / name for name in "ABC"], [], ["text-kNN"], "")
+    raw, names = [], []
+    sets = [*found.sets, *found.shares]
+    for i, result in enumerate(sets):
+        for row in result.rows:
+            if row == "text-kNN":
+                continue
+            for metric in METRICS:
+                mine, base = result.values[row][metric], result.values["text-kNN"][metric]
+                raw.append(1.0 if np.array_equal(mine, base) else float(stats.ttest_rel(mine, base).pvalue))
+                names.append((i, row, metric))
+    assert len(raw) == 4 * 6 == len(found.tests)
+    for (i, row, metric), p in zip(names, holm(raw), strict=True):
+        assert found._test(i, row, "text-kNN", metric).p == pytest.approx(p)
+
+
+def test_mean_ranks_and_gains_by_hand(three: Path) -> None:
+    found = tables.summary([three / name for name in "AB"], ["text-kNN", "UniSRec-inductive-ours"], ["text-kNN"], "")
+    table = found.figures("ndcg@10")
+    rows = {row[0].text: [cell.text for cell in row] for row in table.rows}
+    assert table.header[:4] == ("row", "A", "B", "mean rank")
+    assert rows["text-kNN"][3] == rows["UniSRec-inductive-ours"][3] == "1.5"
+    assert rows["UniSRec-inductive-ours"][4] == "–"  # none found at 10 on B: no geometric mean
+    hit = {row[0].text: [cell.text for cell in row] for row in found.figures("ndcg@50").rows}
+    knn, ours = (np.array([0.5 / np.log2(rank + 1) for rank in ranks]) for ranks in ((5, 5), (1, 30)))
+    assert hit["UniSRec-inductive-ours"][4] == f"{np.sqrt((ours / knn).prod()) - 1:+.1%}"
+
+
+def test_one_file_holds_all_that_the_folder_says(three: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli(tables.main, [str(three / "A"), "--pack", str(three / "packed")]) == 0
+    file = three / "packed/A.runs.zip"
+    for share in (1.0, 0.1):
+        assert tables.table([file], [], share=share) == tables.table([three / "A"], [], share=share)
+    first = file.read_bytes()
+    write_archive(stored.read_runs(three / "A"), file)
+    assert file.read_bytes() == first
+    assert b"u01" not in first  # no token of a user
+    file.write_bytes(first[:300])
+    with pytest.raises(UserError, match="cannot read"):
+        tables.table([file], [])
+
+
+def test_words_of_the_command_are_folders_first_then_rows(three: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli(tables.main, [str(three / "A"), str(three / "B"), "Pop", "text-kNN"]) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert lines[0].startswith("| row | A | B | mean rank |")
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| Pop", "| text-kNN"]
+    assert run_cli(tables.main, [str(three / "A"), str(three / "B"), "--metric", "MRR@10"]) == 1
+    assert "take one of NDCG@10, HIT@10" in capsys.readouterr().err
+    assert run_cli(tables.main, [str(three / "A"), str(three / "B"), "--against", "nobody"]) == 1
+    assert "no dataset has a finished run of nobody" in capsys.readouterr().err
