@@ -6,8 +6,10 @@ import io
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -155,10 +157,16 @@ def _any_locale(arguments: list[str]) -> None:
 
 
 def run_cli(command: Callable[[list[str]], int | None], arguments: list[str] | None = None) -> int:
-    """Run a command: a `UserError` becomes one line on stderr and status 1 (a traceback with ``--debug``)."""
+    """Run a command: a `UserError` becomes one line on stderr and status 1 (a traceback with ``--debug``).
+
+    SIGTERM ends it as Ctrl-C does, so that temporary files go; with status 143.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
+    usual = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     try:
+        if usual:
+            signal.signal(signal.SIGTERM, _leave)
         _any_locale(arguments)
         return command([a for a in arguments if a != "--debug"]) or 0
     except UserError as error:
@@ -180,3 +188,11 @@ def run_cli(command: Callable[[list[str]], int | None], arguments: list[str] | N
         reason = error.strerror or error
         print(f"error: cannot read or write{where}: {reason}; free some space or check permissions", file=sys.stderr)
         return 1
+    finally:
+        if usual:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _leave(number: int, frame: object) -> None:
+    """What SIGTERM does within a command."""
+    raise SystemExit(128 + number)

@@ -91,16 +91,28 @@ def _patch_scipy() -> None:
         scipy.sparse.dok_matrix._update = lambda self, data: self._dict.update(data)
 
 
-def _stand_in_for_ray() -> None:
-    """Python >= 3.12: no ray that RecBole 1.2.1 admits has a wheel, but quick_start.py imports ``ray.tune``.
+def _report(**metrics: Any) -> None:
+    """``ray.tune.report``, where somebody has imported it: else there is no session to report to."""
+    if "ray.tune" in sys.modules:
+        sys.modules["ray.tune"].report(**metrics)
 
-    Only ``objective_function`` uses it, to report to a ray session; without ray there is none.
+
+def _import_without_ray() -> None:
+    """quick_start.py imports ``ray.tune`` for one line of ``objective_function``, which reports to a session of ray's.
+
+    Its import takes a second, and takes SIGTERM over for the whole process. From Python 3.12 on there is no ray that
+    RecBole 1.2.1 admits.
     """
-    if importlib.util.find_spec("ray") is None:
-        ray, tune = types.ModuleType("ray"), types.ModuleType("ray.tune")
-        ray.tune = tune  # type: ignore[attr-defined]
-        tune.report = lambda **_: None  # type: ignore[attr-defined]
-        sys.modules.update({"ray": ray, "ray.tune": tune})
+    if "ray" in sys.modules:
+        return
+    ray, tune = types.ModuleType("ray"), types.ModuleType("ray.tune")
+    ray.tune = tune  # type: ignore[attr-defined]
+    tune.report = _report  # type: ignore[attr-defined]
+    sys.modules.update({"ray": ray, "ray.tune": tune})
+    try:
+        importlib.import_module("recbole.quick_start.quick_start")
+    finally:
+        del sys.modules["ray"], sys.modules["ray.tune"]
 
 
 def _patch_collector() -> None:
@@ -135,12 +147,12 @@ def apply() -> None:
         raise UserError(
             "RecBole is not installed; run `pip install --no-deps recbole==1.2.1` (see the README on Python 3.12)"
         )
-    # ray says so at every start, and RecBole brings it along; the bound on setuptools keeps it working
+    # ray says so where it is used; the bound on setuptools keeps it working
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
     _patch_numpy()
     _patch_scipy()
-    _stand_in_for_ray()
     _patch_anomaly()
+    _import_without_ray()
     _patch_load()
     _patch_other_parameter()
     _patch_collector()

@@ -2,6 +2,8 @@ import configparser
 import importlib
 import os
 import pickle
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -57,3 +59,15 @@ def test_anomaly_detection_is_off_even_if_recboles_models_came_first() -> None:
     torch.autograd.set_detect_anomaly(True)  # as that file does when it is imported before us
     compat._patch_anomaly()
     assert not torch.is_anomaly_enabled()
+
+
+def test_reports_reach_ray_where_somebody_has_imported_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from recbole.quick_start import quick_start
+
+    reported: dict[str, float] = {}
+    monkeypatch.delitem(sys.modules, "ray.tune", raising=False)
+    quick_start.tune.report(ndcg=0.7)  # nobody to tell
+    ray = types.SimpleNamespace(report=lambda **metrics: reported.update(metrics))
+    monkeypatch.setitem(sys.modules, "ray.tune", ray)  # type: ignore[arg-type]
+    quick_start.tune.report(ndcg=0.5)
+    assert reported == {"ndcg": 0.5}

@@ -1,12 +1,14 @@
 """What killed writers left goes with the next write of the same name, a day later; nothing else does."""
 
 import os
+import signal
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
-from dataset_tools.common import whole_folder, write_text
+from dataset_tools.common import atomic_path, run_cli, whole_folder, write_text
 from dataset_tools.left_over import DAY
 from recbole_unisrec.checkpoint import save_checkpoint
 
@@ -44,6 +46,26 @@ def test_a_folder_somebody_writes_into_stays(tmp_path: Path) -> None:
     assert not gone.exists()
     assert (used / "half").is_file()
     assert (tmp_path / "set" / "new").is_file()
+
+
+def test_sigterm_leaves_nothing_behind(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def command(arguments: list[str]) -> None:
+        with atomic_path(tmp_path / "a.txt") as temporary:
+            temporary.write_text("half")
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            run_cli(command, [])
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stopped.value.code == 143
+    assert not list(tmp_path.iterdir())
 
 
 def test_checkpoints_of_a_killed_run_go(tmp_path: Path) -> None:
