@@ -200,11 +200,12 @@ class Summary:
 
     def missing(self) -> str:
         """Which rows are not finished where."""
-        said = []
+        lacking: dict[str, list[str]] = {}
         for name in self.rows:
             where = [result.dataset for result in self.sets if name not in result.rows]
             if where:
-                said.append(f"{name} on {', '.join(where)}")
+                lacking.setdefault(", ".join(where), []).append(name)
+        said = [f"{', '.join(names)} on {where}" for where, names in lacking.items()]
         if not said:
             return ""
         return f"No finished run, shown as {NONE}: {'; '.join(said)}. A mean rank is among the rows that every dataset has."

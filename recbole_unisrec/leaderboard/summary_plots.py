@@ -61,18 +61,25 @@ def _finding(sets: Sequence[SetResult], names: Sequence[str], against: Sequence[
     def mean(result: SetResult, name: str) -> float:
         return float(result.rows[name].values(metric).mean())
 
+    def gain(name: str, base: str) -> float | None:
+        ratios = [
+            mean(result, name) / mean(result, base)
+            for result in sets
+            if name in result.rows and base in result.rows and mean(result, base) > 0
+        ]
+        return float(np.exp(np.log(np.maximum(ratios, 1e-9)).mean()) - 1) if ratios else None
+
     best = [max(result.rows, key=lambda name: mean(result, name)) for result in sets]
-    winner = max(names, key=best.count)
-    n = len(sets)
+    first = against[0] if against else ""
+    winner = max(
+        names, key=lambda name: (best.count(name), gain(name, first) or 0.0)
+    )  # of equals the one with most gain
+    n = sum(winner in result.rows for result in sets)
     text = f"{winner} has the best {metric.upper()} on {best.count(winner)} of {n} target{'s' if n > 1 else ''}"
-    base = next((name for name in against if name != winner), None)
-    both = [result for result in sets if base in result.rows and winner in result.rows]
-    ratios = [mean(result, winner) / mean(result, base) for result in both if base and mean(result, base) > 0]
-    if ratios:
-        gain = float(np.exp(np.log(ratios).mean()) - 1)
-        text += (
-            f", {abs(gain):.0%} {'above' if gain >= 0 else 'below'} {base}{' in the mean' if len(ratios) > 1 else ''}"
-        )
+    base = next((name for name in against if name != winner), "")
+    above = gain(winner, base)
+    if above is not None:
+        text += f", {abs(above):.0%} {'above' if above >= 0 else 'below'} {base}{' in the mean' if n > 1 else ''}"
     return text
 
 

@@ -23,8 +23,8 @@ AGAINST = "text-kNN"
 
 
 def is_stored(path: Path) -> bool:
-    """Whether a path is the folder of a leaderboard or a file of runs."""
-    return path.name.endswith(ENDING) or (path / "runs").is_dir()
+    """Whether a path is the folder of a leaderboard that has finished runs, or a file of runs."""
+    return path.name.endswith(ENDING) or any((path / "runs").glob("*/*.json"))
 
 
 def one_board(paths: Sequence[Path], share: float = 1.0, other: str = "") -> StoredBoard:
@@ -123,13 +123,19 @@ class Selection:
         """
         paths: list[Path] = []
         rows: list[str] = []
+        empty: list[str] = []
         for place, word in enumerate(options.what):
-            pattern = str(root / word)
-            found = sorted(path for path in map(Path, glob(pattern)) if is_stored(path))
-            if not found and (place == 0 or word.endswith(ENDING)):
-                raise UserError(f"{pattern} has no finished run; give the folder of a leaderboard, or a file *{ENDING}")
+            there = sorted(map(Path, glob(str(root / word))))
+            found = [path for path in there if is_stored(path)]
             paths += found
-            rows += [] if found else [word]
+            if not found and (there or place == 0 or word.endswith(ENDING)):
+                empty.append(str(root / word))
+            elif not found:
+                rows.append(word)
+        if not paths or any(name.endswith(ENDING) for name in empty):
+            raise UserError(f"{empty[0]} has no finished run; give the folder of a leaderboard, or a file *{ENDING}")
+        for name in empty:
+            print(f"{name} has no finished run and is left out", file=sys.stderr)
         return cls(paths, rows, options.against, options.metric.lower(), options.share, options.other)
 
     def table(self) -> str:

@@ -12,6 +12,7 @@ from recbole_unisrec.evaluation import write_ranks
 from recbole_unisrec.leaderboard import stored, tables
 from recbole_unisrec.leaderboard.archive import write_archive
 from recbole_unisrec.leaderboard.stats import holm
+from recbole_unisrec.leaderboard.summary_plots import _finding
 
 METRICS = ("hit@10", "ndcg@10", "hit@50", "ndcg@50")
 USERS = np.array([f"u{i:02}" for i in range(40)])
@@ -180,7 +181,26 @@ def test_words_of_the_command_are_folders_first_then_rows(three: Path, capsys: p
     lines = capsys.readouterr().out.strip().splitlines()
     assert lines[0].startswith("| row | A | B | mean rank |")
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| Pop", "| text-kNN"]
+    (three / "D/runs").mkdir(parents=True)  # of a leaderboard that has just begun
+    assert run_cli(tables.main, [str(three / "D"), str(three / "A"), str(three / "B"), "Pop"]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("| row | A | B |")
+    assert f"{three / 'D'} has no finished run and is left out" in said.err
+    assert run_cli(tables.main, [str(three / "D")]) == 1
+    assert "has no finished run; give the folder" in capsys.readouterr().err
     assert run_cli(tables.main, [str(three / "A"), str(three / "B"), "--metric", "MRR@10"]) == 1
     assert "take one of NDCG@10, HIT@10" in capsys.readouterr().err
     assert run_cli(tables.main, [str(three / "A"), str(three / "B"), "--against", "nobody"]) == 1
     assert "no dataset has a finished run of nobody" in capsys.readouterr().err
+
+
+def test_the_finding_is_of_the_row_that_wins_most_and_gains_most(three: Path) -> None:
+    found = tables.summary([three / name for name in "ABC"], ["text-kNN", "UniSRec-inductive-ours"], ["text-kNN"], "")
+    text = _finding(found.sets, found.rows, ["text-kNN"], "hit@50")  # all equal: the first
+    assert text == "text-kNN has the best HIT@50 on 3 of 3 targets"
+    store(three / "A", "ZESRec", "z", 2020, 1, dataset="A")
+    store(three / "B", "ZESRec", "z", 2020, 1, dataset="B")
+    found = tables.summary([three / name for name in "ABC"], [], ["text-kNN"], "")
+    gain = np.log2(6) - 1
+    expected = f"ZESRec has the best NDCG@10 on 2 of 2 targets, {gain:.0%} above text-kNN in the mean"
+    assert _finding(found.sets, found.rows, ["text-kNN"], "ndcg@10") == expected
