@@ -93,6 +93,7 @@ MODELS = {
     "SASRecPath": _packed(
         "recbole_unisrec.model.text_baselines:SASRecPath", TEXT, "SASRecPacked.yaml", "SASRecPath.yaml"
     ),
+    "TedRec": _packed("recbole_unisrec.model.tedrec:TedRec", TEXT, "TedRec.yaml"),
     "VQRec": _packed("recbole_unisrec.model.vqrec:VQRec", TEXT, "VQRec.yaml"),
     "TextKNN": Entry(
         "recbole_unisrec.model.text_knn:TextKNN",

@@ -110,6 +110,14 @@ class ZESRecSettings(Part, title="Model: ZESRec"):
     offset_penalty: float = setting(Number(0), "weight of the mean squared length of the item offsets", ("ZESRec",))
 
 
+class TedRecSettings(Part, title="Model: TedRec"):
+    """Of `model.tedrec.TedRec`."""
+
+    temperature: float = setting(POSITIVE, "of the softmax over cosines", ("TedRec",))
+    n_exps: int = setting(whole(1), "experts of the adaptor", ("TedRec",))
+    adaptor_dropout_prob: float = setting(DROPOUT, "dropout of the text features before each expert", ("TedRec",))
+
+
 class CodeSettings(Part, title="Model: VQ-Rec"):
     """Of `model.vqrec.VQRec`."""
 
@@ -296,6 +304,7 @@ PARTS: tuple[type[Part], ...] = (
     AdaptorSettings,
     TextPathSettings,
     ZESRecSettings,
+    TedRecSettings,
     CodeSettings,
     NearestTextSettings,
     LossSettings,

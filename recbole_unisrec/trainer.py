@@ -113,6 +113,7 @@ class PackedTrainer(Trainer):
     def graphs(self) -> bool:
         """Whether steps are to run as CUDA graphs (``graphs``)."""
         plain = self.world.size == 1 and getattr(self.model, "text_path", None) is None  # the path goes by buckets
+        plain = plain and getattr(self.model, "fixed_shapes", True)
         return self.device.type == "cuda" and may_record(self.loss, self.training) and plain
 
     def move_weights(self) -> None:

@@ -34,6 +34,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("ZESRec", {"text_path": True, "history_bias": True}),
     ("SASRecPath", {"mask_history": True}),
     ("VQRec", {"n_codes": 8, "code_size": 12}),
+    ("TedRec", {}),
+    ("TedRec", {"text_path": True, "history_bias": True}),
 ]
 
 

@@ -139,6 +139,11 @@ _ROWS = [
     Row("FDSA", "FDSAText", about="RecBole's, text features for attributes"),
     Row("S3Rec", "S3RecText", about="RecBole's, text features for attributes, pre-trained on this dataset first"),
     Row("SASRec-text", "SASRecText", about="linear map of the text features"),
+    Row(
+        "TedRec",
+        "TedRec",
+        about="text and IDs fused in the frequency domain; slow, as each prefix is transformed by itself",
+    ),
     Row("VQ-Rec", "VQRec", about="embeddings of 32 discrete codes of the text, from scratch"),
     Row("ZESRec", "ZESRec", about="linear map and item offsets"),
     *(
@@ -149,7 +154,7 @@ _ROWS = [
             about="the same with what it can use of this project's recipe",
             of=name,
         )
-        for name, model in (("SASRec-text", "SASRecText"), ("ZESRec", "ZESRec"))
+        for name, model in (("SASRec-text", "SASRecText"), ("ZESRec", "ZESRec"), ("TedRec", "TedRec"))
     ),
     Row(
         "SASRec-text-path",
