@@ -45,16 +45,17 @@ def hits_picture(ours: int, low: int, high: int, sold: int) -> str:
         axes.text(max(value, end) + 0.8, place, str(value), va="center", fontsize=12)
     axes.set_yticks([1, 0], ["recommendations", "best sellers"], fontsize=11)
     axes.set_xlim(0, max(10, high + 6, sold + 6))
-    axes.set_xlabel("of 100 customers (line: where the true value lies, with 95% certainty)", color=SOFT, fontsize=8)
     return _svg(figure)
 
 
 def months_picture(times: np.ndarray) -> str | None:
-    """Columns: purchases a month; None where times are no dates."""
+    """Columns: purchases a month; None where times are no dates, or all of one month."""
     if not len(times) or times.min() < 6e8 or times.max() > 5e9:
         return None
     months = times.astype("datetime64[s]").astype("datetime64[M]")
     first, last = months.min(), months.max()
+    if first == last:
+        return None
     counts = np.bincount((months - first).astype(int), minlength=int((last - first).astype(int)) + 1)
     names = [str(first + step) for step in range(len(counts))]
     figure, axes = _figure(4.6, 1.7, "months")
@@ -77,5 +78,4 @@ def customers_picture(lengths: Sequence[int]) -> str:
         axes.text(place, count, f"{count:,}", ha="center", va="bottom", fontsize=8)
     axes.set_yticks([])
     axes.tick_params(axis="x", labelsize=8)
-    axes.set_xlabel("products bought (grey: too few to learn from)", color=SOFT, fontsize=8)
     return _svg(figure)

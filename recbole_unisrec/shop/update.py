@@ -147,7 +147,7 @@ def _work(args: argparse.Namespace, state: Any) -> None:
         sentence = (
             f"the {'new model is kept' if kept == 'new' else 'model before stays'}: of {len(held):,} customers with a new "
             f"purchase {now.hits:,} found it in the list of the new model, {was.hits:,} in that of the one before "
-            f"(NDCG@{k} {now.gain:.4f} and {was.gain:.4f})"
+            f"(its place counted too, NDCG@{k}: {now.gain:.4f} and {was.gain:.4f})"
         )
     with progress.step("saving, and writing the report"):
         model.save(folder / "model")  # at once, for a service that runs

@@ -121,7 +121,7 @@ def test_from_files_to_model_and_report_and_on_with_new_orders(shop, capsys, mon
     assert out.startswith(f"{entry['purchases']:,} new purchases, 1 new products; the ")
     assert n_new > entry["purchases"] > 150
     figures = re.search(
-        r"of (\d+) customers .* purchase (\d+) found .* model, (\d+) in .* \(NDCG@3 ([\d.]+) and ([\d.]+)\)", out
+        r"of (\d+) customers .* purchase (\d+) found .* model, (\d+) in .* \(its place counted too, NDCG@3: ([\d.]+) and ([\d.]+)\)", out
     )
     assert figures, out
     assert int(figures[1]) == 50
