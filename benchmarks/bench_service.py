@@ -240,7 +240,7 @@ def main(arguments: list[str]) -> None:
         raise UserError("--update goes with one number of --clients")
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from recbole_unisrec.cli import main; sys.exit(main())"
     unisrec = [sys.executable, "-W", "ignore", "-c", code]
-    command = [*unisrec, "serve", "--model", str(args.model), "--port", "0"]
+    command = [*unisrec, "serve", "--model", str(args.model), "--port", "0", "--access_log", "none"]
     command += shlex.split(args.options)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:

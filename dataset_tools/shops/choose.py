@@ -31,6 +31,7 @@ class Columns:
     user: str
     items: list[str]
     time: str | None = None
+    clock: str | None = None
     order: str | None = None
     quantity: str | None = None
     refunded: tuple[str, ...] = ()
@@ -43,7 +44,7 @@ class Columns:
     def all(self) -> list[str]:
         """Every column that is read, once."""
         single = (self.user, self.time, self.order, self.quantity, self.status, self.cancelled, self.rating, self.title)
-        return list(dict.fromkeys(name for name in (*single, *self.refunded, *self.items) if name))
+        return list(dict.fromkeys(name for name in (*single, self.clock, *self.refunded, *self.items) if name))
 
 
 @dataclass
@@ -127,6 +128,7 @@ def choose_columns(
         user=user,
         items=items,
         time=time,
+        clock=None if wishes.time or not time else _first(head, layout.clock),
         order=_optional(orders, wishes.order, head, layout.order, taken=(user, time, *items)),
         quantity=_optional(orders, wishes.quantity, head, layout.quantity, taken=(user, time, *items)),
         status=_optional(orders, wishes.status, head, layout.status, taken=(user, time, *items)),

@@ -18,6 +18,8 @@ class Layout:
         Of the orders. ``title`` is what the item is called there.
     lists
         Columns that hold all items of an order in one cell. A name that ends with ``*`` stands for a row of columns.
+    clock
+        Hour and minute, where ``time`` is a date alone.
     refunded
         How many of ``quantity`` came back; of each tuple one column counts, and they are added up.
     cancelled
@@ -44,6 +46,7 @@ class Layout:
     status: Names = ()
     title: Names = ()
     lists: Names = ()
+    clock: Names = ()
     refunded: tuple[Names, ...] = ()
     cancelled: Names = ()
     left_out: Names = ()
@@ -187,7 +190,8 @@ PRESETS: dict[str, Layout] = {
     "bigcommerce": Layout(
         user=("Customer Email", "Customer ID", "Customer Name"),
         item=("Product SKU", "Product ID", "SKU", "Item SKU", "Product Name"),
-        time=("Order Date", "Order Time", "Date"),
+        time=("Order Date", "Date"),
+        clock=("Order Time",),
         order=("Order ID",),
         quantity=("Product Qty", "Quantity", "Qty"),
         status=("Order Status", "Status"),

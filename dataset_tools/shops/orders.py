@@ -114,6 +114,8 @@ def read_orders(
         left.rows += len(raw)
         unreadable = bad.per_file.get(source.path.name, 0)
         frame, carry = _fill_orders(_stripped(raw, columns), columns, carry)
+        if columns.clock and columns.time:
+            frame = frame.with_columns(_with_clock(columns.time, columns.clock))
         numbers, orders, last = _order_numbers(frame, columns, orders, last)
         quantity = _quantity(frame, columns)
         cancelled, returned = _cancelled(frame, columns, reading), (quantity <= 0).fill_null(False)
@@ -190,7 +192,7 @@ def _fill_orders(frame: pl.DataFrame, columns: Columns, carry: dict[str, Any]) -
     if columns.order is None or not len(frame):
         return frame, carry
     shared = [
-        name for name in dict.fromkeys((columns.user, columns.time, columns.status, columns.cancelled))
+        name for name in dict.fromkeys((columns.user, columns.time, columns.clock, columns.status, columns.cancelled))
         if name and name != columns.order and name not in columns.items
     ]  # fmt: skip
     order = frame[columns.order]
@@ -213,6 +215,13 @@ def _fill_orders(frame: pl.DataFrame, columns: Columns, carry: dict[str, Any]) -
         )
     last = frame.tail(1)
     return frame, {name: last[name][0] for name in (columns.order, *shared)}
+
+
+def _with_clock(time: str, clock: str) -> pl.Expr:
+    """A date and the hour from another column as one text, where the date has none."""
+    both = pl.concat_str([pl.col(time), pl.col(clock)], separator=" ")
+    has_none = ~pl.col(time).str.contains(":", literal=True) & pl.col(clock).is_not_null()
+    return pl.when(has_none).then(both).otherwise(pl.col(time)).alias(time)
 
 
 def _number(frame: pl.DataFrame, column: str) -> pl.Series:

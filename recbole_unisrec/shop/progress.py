@@ -100,12 +100,26 @@ class Rounds:
 
 
 class Again:
-    """Hear of the last training, which has no measure and a known number of rounds."""
+    """Hear of the last training, which has no measure and a known number of rounds.
 
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
+    Parameters
+    ----------
+    progress
+        Where to say it.
+    rounds
+        How many there are.
+    """
+
+    def __init__(self, progress: Progress, rounds: int) -> None:
+        self.progress, self.rounds = progress, rounds
+        self._seconds: list[float] = []
 
     def __call__(self, line: str) -> None:
         """Take a line of `quick_start.train`."""
-        if found := re.match(r"epoch\s+(\d+)\s", line):
-            self.progress.say(f"      round {int(found[1]) + 1}")
+        if not (found := re.match(r"epoch\s+(\d+)\s", line)):
+            return
+        number = int(found[1]) + 1
+        took = re.search(r"([\d.]+) s\b", line)
+        self._seconds.append(float(took[1]) if took else 0.0)
+        left = sum(self._seconds) / len(self._seconds) * (self.rounds - number)
+        self.progress.say(f"      round {number} of {self.rounds}" + (f", {duration(left)} left" if left else ""))

@@ -111,7 +111,16 @@ def _work(args: argparse.Namespace) -> None:
     from recbole_unisrec.shop.progress import Again, Progress, Rounds
     from recbole_unisrec.shop.report import left_out, write_report
     from recbole_unisrec.shop.tables import Tables, build_dataset, read_exports
-    from recbole_unisrec.shop.training import NAME, Learning, choose_encoder, encode, learn_all, recommender, train
+    from recbole_unisrec.shop.training import (
+        NAME,
+        Learning,
+        choose_encoder,
+        encode,
+        learn_all,
+        recommender,
+        rounds_again,
+        train,
+    )
 
     state, folder = _open_state(args), args.folder
     bars = not args.quiet and sys.stderr.isatty()
@@ -165,7 +174,8 @@ def _work(args: argparse.Namespace) -> None:
         state.finish("measure", asdict(measured))
     if not trained.get("final"):
         with progress.step("learning once more, from all purchases"):
-            final = learn_all(folder, suffix, k, trained["checkpoint"], Again(progress), how)
+            again_told = Again(progress, rounds_again(trained["checkpoint"]))
+            final = learn_all(folder, suffix, k, trained["checkpoint"], again_told, how)
             trained = state.finish("train", {**trained, "final": final})
     else:
         progress.skip("learning once more, from all purchases")

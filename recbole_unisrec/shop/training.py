@@ -10,12 +10,15 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from dataset_tools.common import UserError
 from recbole_unisrec.serving import Recommender, load
+
+if TYPE_CHECKING:
+    from recbole_unisrec.quick_start import Result
 
 NAME = "shop"
 LONG, SHORT = (300, 10), (8, 3)  # rounds at most, and rounds without improvement after which it ends
@@ -124,15 +127,26 @@ def learn_all(folder: Path, suffix: str, k: int, checkpoint: str, tell: Callable
     checkpoint
         What `train` gave with the same other parameters. It is given back if it was best before the first round.
     """
-    from recbole_unisrec.quick_start import Result
     from recbole_unisrec.refit import refit
 
-    result = Result(**json.loads(Path(checkpoint).with_suffix(".json").read_text(encoding="utf-8")))
+    result = _result(checkpoint)
     if result.best_epoch < 0:
         return checkpoint
     config = _config(folder.resolve(), suffix, k, how)
     with _quietly_inside(folder):
         return refit(config, result, how.verbose, tell, resume=not how.start).checkpoint
+
+
+def _result(checkpoint: str) -> Result:
+    """The record of a training."""
+    from recbole_unisrec.quick_start import Result
+
+    return Result(**json.loads(Path(checkpoint).with_suffix(".json").read_text(encoding="utf-8")))
+
+
+def rounds_again(checkpoint: str) -> int:
+    """How many rounds `learn_all` takes after this training."""
+    return _result(checkpoint).best_epoch + 1
 
 
 def _config(folder: Path, suffix: str, k: int, how: Learning) -> Any:

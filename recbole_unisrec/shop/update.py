@@ -81,7 +81,7 @@ def _work(args: argparse.Namespace, state: Any) -> None:
     from recbole_unisrec.shop.progress import Again, Progress, Rounds
     from recbole_unisrec.shop.report import write_report
     from recbole_unisrec.shop.tables import Tables, build_dataset, read_exports
-    from recbole_unisrec.shop.training import NAME, Learning, encode, learn_all, recommender, train
+    from recbole_unisrec.shop.training import NAME, Learning, encode, learn_all, recommender, rounds_again, train
 
     folder, progress = args.folder, Progress(STEPS, args.quiet)
     bars = not args.quiet and sys.stderr.isatty()
@@ -140,7 +140,12 @@ def _work(args: argparse.Namespace, state: Any) -> None:
         if now.gain >= was.gain:
             kept, shown, measured = "new", new, measure(new, held, sold, k, again)
             with progress.step("learning once more, from all purchases"):
-                trained = replace(trained, final=learn_all(work, suffix, k, trained.checkpoint, Again(progress), how))
+                trained = replace(
+                    trained,
+                    final=learn_all(
+                        work, suffix, k, trained.checkpoint, Again(progress, rounds_again(trained.checkpoint)), how
+                    ),
+                )
                 model = recommender(trained.final, work, tables.products, gone)
         else:
             progress.number += 1

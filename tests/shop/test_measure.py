@@ -16,7 +16,7 @@ from recbole_unisrec.shop.measure import (
     measure,
     read_sequences,
 )
-from recbole_unisrec.shop.progress import Progress, Rounds, duration
+from recbole_unisrec.shop.progress import Again, Progress, Rounds, duration
 from recbole_unisrec.shop.report import left_out, verdict
 
 
@@ -137,4 +137,14 @@ def test_rounds_say_how_long_it_takes(capsys):
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "      round 1: quality 0.1000 (best so far), 8 s left, more if it improves"
     assert lines[1] == "      round 2: quality 0.0900, 9 s left, more if it improves"
+    again = Again(Progress(1), rounds=3)
+    for line in (
+        "fitting anew",
+        "epoch   0  loss   2.1000    2.0 s",
+        "epoch   1  loss   2.0 s",
+        "epoch   2  loss   1    4.0 s",
+    ):
+        again(line)
+    said = ["round 1 of 3, 4 s left", "round 2 of 3, 2 s left", "round 3 of 3"]
+    assert capsys.readouterr().err.splitlines() == [f"      {line}" for line in said]
     assert duration(59) == "59 s"

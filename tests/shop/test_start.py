@@ -58,7 +58,14 @@ def state(shop):
 def test_from_files_to_model_and_report_and_on_with_new_orders(shop, capsys, monkeypatch):
     status, out, err = run(capsys, start.start_command, *FILES, *QUICK)
     assert status == 0, err
-    for said in ("[1/7] reading", "[7/7] writing", "user = 'Customer'", "dates have the day first", "round 3: quality"):
+    for said in (
+        "[1/7] reading",
+        "[7/7] writing",
+        "user = 'Customer'",
+        "dates have the day first",
+        "round 3: quality",
+        "round 1 of ",
+    ):
         assert said in err
     measured = state(shop)["steps"]["measure"]
     per_hundred = round(100 * measured["hits"] / measured["customers"])
@@ -121,7 +128,8 @@ def test_from_files_to_model_and_report_and_on_with_new_orders(shop, capsys, mon
     assert out.startswith(f"{entry['purchases']:,} new purchases, 1 new products; the ")
     assert n_new > entry["purchases"] > 150
     figures = re.search(
-        r"of (\d+) customers .* purchase (\d+) found .* model, (\d+) in .* \(its place counted too, NDCG@3: ([\d.]+) and ([\d.]+)\)", out
+        r"of (\d+) customers .* purchase (\d+) found .* model, (\d+) in .* \(its place counted too, NDCG@3: ([\d.]+) and ([\d.]+)\)",
+        out,
     )
     assert figures, out
     assert int(figures[1]) == 50
