@@ -14,12 +14,15 @@ import torch
 from dataset_tools.swap import recover_folder
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.serving import index as search
+from recbole_unisrec.serving.answers import Explanation, Placement, Recommendations
 from recbole_unisrec.serving.asking import BATCH, Asking, History
 from recbole_unisrec.serving.changing import TAIL, Changing, FullError
 from recbole_unisrec.serving.folder import CONFIG, Parts, check_target, read_folder, revision_of, stamp_of, write_folder
 from recbole_unisrec.serving.locks import writing
 
-__all__ = ["BATCH", "TAIL", "FullError", "History", "Origin", "Recommender", "load"]
+__all__ = [
+    "BATCH", "TAIL", "Explanation", "FullError", "History", "Origin", "Placement", "Recommendations", "Recommender", "load",
+]  # fmt: skip
 
 log = logging.getLogger("recbole_unisrec.serving")
 
