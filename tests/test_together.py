@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 import torch
 
+from dataset_tools.common import run_cli
 from recbole_unisrec import quick_start
+from recbole_unisrec.cli import train_command
 from recbole_unisrec.compat import safe_torch_load
 from recbole_unisrec.settings import build_config
+from tests.conftest import SMALL, write_ring
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -24,56 +27,82 @@ EXACT = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "gate_noise": Fal
          "train_batch_size": 100}  # fmt: skip
 
 
+VARIANTS: list[dict[str, Any]] = [
+    {"train_stage": "transductive_ft", "ema_decay": 0.9},
+    {"train_stage": "transductive_ft", "loss": "sampled", "negatives": "uniform+batch", "n_negatives": 8,
+     "item_optimizer": "rows", "history_bias": True},
+]  # fmt: skip
+COMMANDS = """
+import json, sys
+from dataset_tools.common import run_cli
+from recbole_unisrec.cli import train_command
+for arguments in json.loads(sys.argv[1]):
+    assert run_cli(train_command, arguments) == 0
+"""
+
+
 def command(model: str, settings: dict[str, Any]) -> list[str]:
-    given = [f"--{name}={value}" for name, value in settings.items()]
-    return [str(ROOT / "run_unisrec.py"), "--model", model, "--dataset", "ring", "--backend=gloo", *given]
+    return ["--model", model, "--dataset", "ring", *(f"--{name}={value}" for name, value in settings.items())]
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder in which two processes have trained all variants, one after the other, and what they printed."""
+    folder = tmp_path_factory.mktemp("together")
+    write_ring(folder / "dataset")
+    (folder / "commands.py").write_text(COMMANDS)
+    runs = [
+        command("UniSRec", {**SMALL, **EXACT, **own, "backend": "gloo", "checkpoint_dir": f"two-{number}"})
+        for number, own in enumerate(VARIANTS)
+    ]
+    done = subprocess.run(
+        [*TORCHRUN, "commands.py", json.dumps(runs)], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True,
+        timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder, done.stdout
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("model", "own"),
-    [
-        ("UniSRec", {"train_stage": "transductive_ft", "ema_decay": 0.9}),
-        ("UniSRec", {"train_stage": "transductive_ft", "loss": "sampled", "negatives": "uniform+batch",
-                     "n_negatives": 8, "item_optimizer": "rows", "history_bias": True}),
-    ],
-)  # fmt: skip
-def test_two_processes_equal_one(ring: Path, small: dict[str, Any], model: str, own: dict[str, Any]) -> None:
-    settings = {**small, **EXACT, **own}
-    one = quick_start.train(build_config(model, "ring", [], {**settings, "checkpoint_dir": "one"}))
-    two = subprocess.run(
-        [*TORCHRUN, *command(model, {**settings, "checkpoint_dir": "two"})], env=ENVIRONMENT, capture_output=True,
-        text=True, timeout=600,
-    )  # fmt: skip
-    assert two.returncode == 0, two.stderr[-2000:]
-    assert two.stdout.count("epoch   0") == 1  # the first process alone prints
-    (checkpoint,) = Path("two").glob("**/*.pth")
+@pytest.mark.parametrize("number", range(len(VARIANTS)))
+def test_two_processes_equal_one(by_two: tuple[Path, str], number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, printed = by_two
+    monkeypatch.chdir(folder)
+    settings = {**SMALL, **EXACT, **VARIANTS[number], "checkpoint_dir": f"one-{number}"}
+    one = quick_start.train(build_config("UniSRec", "ring", [], settings))
+    assert printed.count("epoch   0") == len(VARIANTS)  # the first process alone prints
+    (checkpoint,) = Path(f"two-{number}").glob("**/*.pth")
     expected = safe_torch_load(one.checkpoint, map_location="cpu")["state_dict"]
     found = safe_torch_load(str(checkpoint), map_location="cpu")["state_dict"]
     for name, tensor in expected.items():
         if not name.endswith("key.bias"):  # its gradient is rounding alone
             torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=2e-5, msg=name)
-    (beside,) = (p for p in Path("two").glob("**/*.json"))
+    (beside,) = (p for p in Path(f"two-{number}").glob("**/*.json"))
     assert json.loads(beside.read_text())["test"] == pytest.approx(one.test, abs=1e-3)
 
 
 @pytest.mark.usefixtures("ring")
-def test_what_does_not_go_with_several_processes(small: dict[str, Any]) -> None:
-    for arguments, sentence in (
-        (command("SASRec", {"data_path": "dataset/"}), "SASRec trains in one process"),
-        ([str(ROOT / "run_unisrec.py"), "--leaderboard", "--dataset", "ring"], "starts its own processes"),
-    ):
-        environment = {**ENVIRONMENT, "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
-        arguments = [a for a in arguments if not a.startswith("--backend")]
-        done = subprocess.run(
-            [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=120
-        )
-        assert done.returncode != 0
-        assert sentence in done.stderr
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--model", "SASRec", "--dataset", "ring", "--epochs", "1"], "SASRec trains in one process"),
+        (["--leaderboard", "--dataset", "ring"], "starts its own processes"),
+    ],
+)
+def test_what_does_not_go_with_several_processes(
+    arguments: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    assert run_cli(train_command, arguments) == 1
+    assert sentence in capsys.readouterr().err
 
 
-SCRIPT = """
-import sys, time, torch
+# without the package's own import, which brings RecBole and takes longer than all the rest
+SCRIPT = f"""
+import sys, time, torch, types
+package = sys.modules["recbole_unisrec"] = types.ModuleType("recbole_unisrec")
+package.__path__ = [{str(ROOT / "recbole_unisrec")!r}]
 from dataset_tools.common import run_cli
 from recbole_unisrec import distributed, watch
 watch.SILENCE = 6.0
