@@ -55,7 +55,7 @@ def test_what_another_process_is_at_comes_last(monkeypatch: pytest.MonkeyPatch) 
     }
     shared = runner.Leaderboard(Path("shared"), "ring", rows_of(["SASRecPacked"]), 3, settings, [])
     row = shared.rows["SASRecPacked"]
-    first = Path("shared/running") / f"SASRecPacked-{shared._key(row, {}, 2020)}"
+    first = Path("shared/running") / f"SASRecPacked-{shared.keys.key(row, {}, 2020)}"
     (first / "left by a killed run").mkdir(parents=True)
     other = FileLock(f"{first}.lock")
     other.acquire()
@@ -113,7 +113,7 @@ def test_a_damaged_run_is_named(capsys: pytest.CaptureFixture[str], damage: byte
 def test_a_run_depends_on_its_settings_texts_and_checkpoint() -> None:
     def key(name: str, **settings: object) -> str:
         made = runner.Leaderboard(Path("keys"), "ring", rows_of([name]), 1, {"topk": [10, 20], **settings}, [])
-        return made._key(made.rows[name], {}, 2020)
+        return made.keys.key(made.rows[name], {}, 2020)
 
     plain = key("UniSRec-inductive")
     assert plain == key("UniSRec-inductive", learning_rate=1e-3)  # the default
