@@ -1,5 +1,6 @@
 """Every line of the table of settings, beyond its bounds and within; and what property files of others may hold."""
 
+import ast
 import sys
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
@@ -152,6 +153,25 @@ def test_settings_are_read_in_their_types() -> None:
     assert (data.item_field, data.dataset, data.window) == ("item_id", "ring", 50)
     with pytest.raises(FrozenInstanceError):
         data.window = 3  # type: ignore[misc]
+
+
+# of these `config` is the JSON of a saved model or of a stored run
+OTHER_CONFIGS = {"serving/folder.py", "leaderboard/archive.py", "leaderboard/report.py", "leaderboard/stored.py"}
+
+
+def test_nothing_but_the_parts_reads_recboles_config() -> None:
+    package = ROOT / "recbole_unisrec"
+    found = []
+    for file in sorted(package.rglob("*.py")):
+        if file.relative_to(package).as_posix() in OTHER_CONFIGS:
+            continue
+        read = [
+            node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load) and isinstance(node.slice, ast.Constant)
+        ]  # fmt: skip
+        config = [node for node in read if ast.unparse(node.value).split(".")[-1] == "config"]
+        found += [f"{file.name} line {node.lineno}: {ast.unparse(node)}" for node in config]
+    assert not found, "read it as a part of setting_table, like EncoderSettings.from_config(config)"
 
 
 def test_a_value_that_is_not_there_is_the_default_or_one_sentence() -> None:
