@@ -99,7 +99,7 @@ def write_archive(stored: Sequence[StoredRun], target: Path) -> None:
         entries.append({**asdict(one.run), "config": config, **place})
         columns[one.users].append(np.minimum(ranks, beyond).astype(np.uint8 if beyond < 256 else np.int32))
     with atomic_path(target) as temporary, zipfile.ZipFile(temporary, "w") as file:
-        _put(file, "runs.json", json.dumps(entries, sort_keys=True).encode())
+        _put(file, "runs.json", json.dumps(entries).encode())
         for digest, ranks_of_runs in columns.items():
             _put(file, f"{digest}.users.npy", _bytes_of(whose[digest]))
             # [P, runs]: the ranks of one user are alike, and pack better

@@ -101,7 +101,7 @@ def _groups(board: Drawn, standings: Sequence[Standing]) -> str:
     figure, axes = drawing.empty_figure((11, drawing.height_of(len(standings), 4.2)), len(GROUPS))
     titles = {"popularity": "training interactions of the target", "length": "items in the history"}
     for axis, kind in zip(axes, GROUPS, strict=True):
-        names = list(standings[0].runs[0].groups[kind])
+        names = [name for name in group_names(GROUPS[kind]) if name in standings[0].runs[0].groups[kind]]
         for s in standings:
             heights = [s.group(kind, name, metric).mean() for name in names]
             axis.plot(names, heights, label=s.name, markersize=4, **styles[s.name])

@@ -31,7 +31,7 @@ def store(
         test[f"hit@{k}"] = float((ranks <= k).mean())
         test[f"ndcg@{k}"] = float(np.where(ranks <= k, 1 / np.log2(ranks + 1), 0).mean())
     run = {"row": row, "key": key, "seed": seed, "point": {}, "valid": {}, "test": test, "valid_score": valid,
-           "groups": {"popularity": {"0": {"users": 40, **test}}, "length": {"1-2": {"users": 40, **test}}},
+           "groups": {"popularity": {"0": {"users": 40, **test}}, "length": {name: {"users": 40, **test} for name in ("1-2", "5-9", "10-19")}},
            "curve": [valid], "seconds": 1.0, "n_parameters": 1, "config": config}  # fmt: skip
     (place / f"{key}.json").write_text(json.dumps(run))
     write_ranks(str(place / f"{key}.npz"), USERS, ranks)
@@ -167,6 +167,11 @@ def test_one_file_holds_all_that_the_folder_says(three: Path, capsys: pytest.Cap
     file = three / "packed/A.runs.zip"
     for share in (1.0, 0.1):
         assert tables.table([file], [], share=share) == tables.table([three / "A"], [], share=share)
+    (board, *_), (packed, *_) = stored.read_boards([three / "A"]), stored.read_boards([file])
+    for mine, theirs in zip(board.standings, packed.standings, strict=True):
+        groups = [run.groups for run in (mine.runs[0], theirs.runs[0])]
+        assert groups[0] == groups[1]
+        assert list(groups[1]["length"]) == ["1-2", "5-9", "10-19"]  # in their order, not that of the alphabet
     first = file.read_bytes()
     write_archive(stored.read_runs(three / "A"), file)
     assert file.read_bytes() == first
