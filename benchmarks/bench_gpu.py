@@ -13,6 +13,7 @@ import argparse
 import itertools
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -162,10 +163,10 @@ def part_losses(options: argparse.Namespace) -> None:
 
 
 def part_step(options: argparse.Namespace) -> None:
-    """A step of 2,048 pairs: plain and as a graph, the paper's model and the recipe but for its path, which has no graph."""
+    """A step of 2,048 pairs: plain and as a graph, the paper's model and the recipe."""
     from recbole_unisrec.settings import recipe
 
-    for name, settings in (("paper", {}), ("recipe", {**recipe("ours"), "text_path": False})):
+    for name, settings in (("paper", {}), ("recipe", recipe("ours"))):
         for precision in ("bf16", "fp32"):
             for graphs in (True, False):
                 train, trainer, _, _ = prepared(options, precision=precision, **settings)
@@ -180,10 +181,11 @@ def part_authors(options: argparse.Namespace) -> None:
     if not options.authors:
         emit(part="authors", skipped="no --authors")
         return
-    command = [sys.executable, "-W", "ignore", str(ROOT / "benchmarks" / "bench_training.py"), "--data_path", options.data_path,
-               "--dataset", options.dataset, "--authors", options.authors, "--slow_steps", "5", "--steps", "20", "--stages",
-               "inductive", *([] if options.cpu else ["--gpu"])]  # fmt: skip
-    emit(part="authors", text=subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    slow, steps = ("1", "2") if options.cpu else ("5", "20")
+    command = [str(ROOT / "benchmarks" / "bench_training.py"), "--data_path", options.data_path, "--dataset", options.dataset,
+               "--authors", options.authors, "--slow_steps", slow, "--steps", steps, "--stages", "inductive",
+               *([] if options.cpu else ["--gpu"])]  # fmt: skip
+    emit(part="authors", text=printed(command))
 
 
 def part_batch(options: argparse.Namespace) -> None:
@@ -215,27 +217,37 @@ def part_sampled(options: argparse.Namespace) -> None:
     """A step of a loss over a sample."""
     for loss in ("sampled", "gbce"):
         train, trainer, _, _ = prepared(options, precision="bf16", loss=loss)
-        seconds = timed(options, stepper(options, train, trainer, graphs=False))
-        emit(part="sampled", loss=loss, seconds=seconds, pairs=train.n_pairs / len(train) / seconds)
+        for graphs in (True, False):
+            seconds = timed(options, stepper(options, train, trainer, graphs))
+            emit(part="sampled", loss=loss, graphs=graphs, seconds=seconds, pairs=train.n_pairs / len(train) / seconds)
 
 
 def part_pretrain(options: argparse.Namespace) -> None:
     """Steps of pre-training, by `bench_pretrain.py`."""
-    command = [sys.executable, "-W", "ignore", str(ROOT / "benchmarks" / "bench_pretrain.py"), "--steps", "2" if options.cpu else "10",
-               "--batch", "64" if options.cpu else "2048", *([] if options.cpu else ["--gpu"]),
+    command = [str(ROOT / "benchmarks" / "bench_pretrain.py"), "--graphs", "--steps", "2" if options.cpu else "10",
+               *(["--batch", "64", "--items", "600"] if options.cpu else ["--batch", "2048", "--gpu"]),
                *(["--authors", options.authors] if options.authors else [])]  # fmt: skip
-    emit(part="pretrain", text=subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    emit(part="pretrain", text=printed(command))
 
 
 def part_run(options: argparse.Namespace) -> None:
     """A row of the leaderboard over five seeds, from the start to the table."""
     started = time.perf_counter()
-    command = [sys.executable, "-W", "ignore", str(ROOT / "run_unisrec.py"), "--leaderboard", "--dataset", options.dataset,
-               "--models", "UniSRec-inductive", "--no-tuning", "--seeds", "1" if options.cpu else "5",
-               f"--data_path={options.data_path}", "--precision=bf16", f"--checkpoint_dir={options.scratch}/run",
-               "--out", f"{options.scratch}/leaderboard", *(["--epochs=1", "--use_gpu=False"] if options.cpu else [])]  # fmt: skip
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    emit(part="run", seconds=time.perf_counter() - started, text=text[-1500:])
+    out = Path(options.scratch) / "leaderboard"
+    shutil.rmtree(out, ignore_errors=True)  # runs that it holds would not be made again
+    command = [str(ROOT / "run_unisrec.py"), "--leaderboard", "--dataset", options.dataset, "--models", "UniSRec-inductive",
+               "--no-tuning", "--seeds", "1" if options.cpu else "5", f"--data_path={options.data_path}", "--precision=bf16",
+               "--out", str(out), *(["--epochs=1", "--use_gpu=False"] if options.cpu else [])]  # fmt: skip
+    emit(part="run", text=printed(command)[-1500:], seconds=time.perf_counter() - started)
+
+
+def printed(command: list[str]) -> str:
+    """What a Python script prints; the last line of its errors if it fails."""
+    found = subprocess.run([sys.executable, "-W", "ignore", *command], capture_output=True, text=True)
+    if found.returncode:
+        lines = found.stderr.strip().splitlines() or ["no error was printed"]
+        raise SystemExit(f"{Path(command[0]).name}: {lines[-1]}")
+    return found.stdout
 
 
 def emit(**result: Any) -> None:

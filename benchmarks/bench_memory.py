@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from stages import Stages, show  # noqa: E402
 
 
 def generate(folder: Path, users: int, interactions: int, items: int, width: int) -> None:
@@ -51,27 +51,22 @@ def measure(folder: Path, steps: int, batch: int) -> None:
     from recbole.data import create_dataset, data_preparation
     from recbole.utils import get_trainer
 
-    from recbole_unisrec.memory import keep_freed_memory, peak_memory
+    from recbole_unisrec.memory import keep_freed_memory
     from recbole_unisrec.settings import build_config, model_class
 
-    def say(stage: str, started: float) -> None:
-        print(json.dumps({"stage": stage, "s": time.perf_counter() - started, "peak": peak_memory()}), flush=True)
-
     keep_freed_memory()  # as `run_unisrec.py` does
-    started = time.perf_counter()
-    say("libraries", started)
+    stages = Stages()
+    stages.done("libraries")
     overrides = {
         "data_path": str(folder), "train_stage": "inductive_ft", "precision": "bf16", "feature_precision": "bf16",
         "train_batch_size": batch, "show_progress": False, "checkpoint_dir": str(folder / "saved"),
     }  # fmt: skip
     config = build_config("UniSRec", "synthetic", [], overrides)
-    started = time.perf_counter()
     train, valid, _ = data_preparation(config, create_dataset(config))
     model = model_class("UniSRec")(config, train._dataset).to(config["device"])
     trainer = get_trainer(config["MODEL_TYPE"], "UniSRec")(config, model)
-    say("loaded", started)
+    stages.done("loaded")
     model.train()
-    started = time.perf_counter()
     for number, packed in enumerate(train, 1):
         trainer.optimizer.zero_grad(set_to_none=True)
         with trainer.autocast():
@@ -80,11 +75,10 @@ def measure(folder: Path, steps: int, batch: int) -> None:
         trainer.optimizer.step()
         if number == steps:
             break
-    say(f"{steps} steps of {batch} pairs", started)
-    started = time.perf_counter()
+    stages.done(f"{steps} steps of {batch} pairs")
     part = valid._dataset.pairs
     trainer.ranks(type(part)(part.items, part.user[:4096], part.start[:4096], part.target[:4096]))
-    say("4,096 users ranked", started)
+    stages.done("4,096 users ranked")
 
 
 def main() -> None:
@@ -110,15 +104,7 @@ def main() -> None:
     print(f"data: {data / 2**20:,.0f} MiB of (user, item, time), {features / 2**20:,.0f} MiB of half-precision features; "
           f"prefixes padded to 50 would be {padded / 2**20:,.0f} MiB\n")  # fmt: skip
     print("| after | seconds | peak MiB |\n|---|---:|---:|")
-    command = [sys.executable, "-W", "ignore", *sys.argv, "--measure"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None
-        for line in child.stdout:
-            if line.startswith("{"):
-                row = json.loads(line)
-                print(f"| {row['stage']} | {row['s']:.1f} | {row['peak'] / 2**20:,.0f} |", flush=True)
-    if child.returncode:
-        raise SystemExit(child.returncode)
+    show(["--measure"])
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ product's own loader.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -70,11 +71,13 @@ def ours(options: argparse.Namespace) -> dict[str, float]:
     from recbole_unisrec.pretrain.batch import make_batch
     from recbole_unisrec.pretrain.model import UniSRecPretrain
     from recbole_unisrec.pretrain.views import Augmentation, cut_rows, next_items
+    from recbole_unisrec.setting_page import defaults
 
     keep_freed_memory()
     torch.manual_seed(0)
     source = Wrapped(features(options), options.items + 1)
-    model = UniSRecPretrain(SETTINGS, SimpleNamespace(features=SimpleNamespace(width=options.width, encoder="")))  # type: ignore[arg-type]
+    settings = {**defaults("UniSRecPretrain"), **SETTINGS, "contrastive_masking": "exclude"}
+    model = UniSRecPretrain(settings, SimpleNamespace(features=SimpleNamespace(width=options.width, encoder="")))  # type: ignore[arg-type]
     if options.gpu:  # as the product: the whole table, with the word-drop rows below, lies on the device
         model = model.to("cuda")
         model.use_table(source.table.repeat(2, 1).to("cuda"))
@@ -95,10 +98,78 @@ def ours(options: argparse.Namespace) -> dict[str, float]:
             owner = torch.from_numpy(np.repeat(np.arange(len(length)), length)) if whole else None
             target = next_items(items - 1, *bounds)
             n_ids = 2 * options.items + 2
+            if options.graphs:
+                yield started, (plain, view, target, owner)
+                continue
             table = None if options.gpu else source
             yield started, make_batch(plain, view, target, table, n_ids, owner=owner, at_a_time=options.rows_at_a_time)
 
+    if options.graphs:
+        if not options.gpu:
+            model.use_table(source.table.repeat(2, 1))
+        return train_recorded(model, [draw for _, draw in batches()], augmentation, options)
+
     return train(model, batches(), options)
+
+
+def train_recorded(model: Any, draws: list[Any], augmentation: Any, options: argparse.Namespace) -> dict[str, float]:
+    """`train` by recorded steps, batches laid out ahead in a thread; on a CPU a call stands for the playing of a graph."""
+    from recbole_unisrec.data.ahead import ahead
+    from recbole_unisrec.graphs import CudaRecorder
+    from recbole_unisrec.pretrain.fixed import FixedBatches, RecordedPretraining
+
+    kind, wait = device(options)
+    on = torch.device(kind)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True, capturable=options.gpu)
+    trainer = SimpleNamespace(
+        model=model.train(), optimizer=optimizer, device=on, move_weights=optimizer.step,
+        autocast=lambda: torch.autocast(kind, torch.bfloat16, enabled=options.precision == "bf16"),
+    )  # fmt: skip
+    mean = [
+        statistics.mean(sizes) for sizes in zip(*((len(d[0].items), len(d[2]), len(d[0])) for d in draws), strict=True)
+    ]
+    positions, n_pairs, n_rows = (round(size) for size in mean)
+    dataset = _Sized(n_pairs, features=SimpleNamespace(n_items=options.items + 1), window=WINDOW)
+    lines = SimpleNamespace(n_positions=positions, domains=[0, n_rows])
+    loader: Any = _Sized(1, dataset=dataset, rows=lines, augmentation=augmentation)  # an epoch of one batch
+    fixed = FixedBatches(loader)
+    run = RecordedPretraining(trainer, CudaRecorder(on) if options.gpu else Calls(), print)
+    warm = 5 * len(draws) if options.gpu else 0  # of each shape some steps come before the recording, and one is it
+    times, losses, pairs = [], [], []
+    for number, batch in enumerate(
+        ahead((fixed.fixed(*d) for d in itertools.islice(itertools.cycle(draws), warm + len(draws))), on)
+    ):
+        if number == warm:
+            started, before = time.perf_counter(), run.sums.clone()
+        run(batch)
+        if number >= warm:
+            wait()
+            times.append(time.perf_counter() - started)
+            losses.append(float((run.sums - before) @ torch.tensor([1.0, 1e-3], dtype=torch.float64, device=on)))
+            pairs.append(len(batch))
+            started, before = time.perf_counter(), run.sums.clone()
+    return report(times, losses, pairs)
+
+
+class Calls:
+    """In the place of CUDA graphs on a CPU."""
+
+    def run(self, step: Callable[[], None]) -> None:
+        step()
+
+    def record(self, step: Callable[[], None]) -> Callable[[], None]:
+        return step
+
+
+class _Sized:
+    """Something of a length, with attributes."""
+
+    def __init__(self, length: int, **attributes: Any) -> None:
+        self.length = length
+        self.__dict__.update(attributes)
+
+    def __len__(self) -> int:
+        return self.length
 
 
 def device(options: argparse.Namespace) -> tuple[str, Callable[[], None]]:
@@ -174,9 +245,9 @@ def full(options: argparse.Namespace) -> dict[str, float]:
     import recbole_unisrec  # noqa: F401
     from recbole_unisrec.distributed import World
     from recbole_unisrec.memory import keep_freed_memory
-    from recbole_unisrec.pretrain.dataset import MixtureDataset
+    from recbole_unisrec.pretrain.dataset import MixtureDataset, on_device
     from recbole_unisrec.pretrain.model import UniSRecPretrain
-    from recbole_unisrec.pretrain.run import MODEL, make_loader, on_device
+    from recbole_unisrec.pretrain.run import MODEL, make_loader
     from recbole_unisrec.settings import build_config
 
     keep_freed_memory()
@@ -303,6 +374,7 @@ def main() -> None:
     parser.add_argument("--rows_at_a_time", type=int, default=2048, help="as in props/pretrain.yaml")
     parser.add_argument("--pairs", choices=["random", "segments"], default="random", help="as --pretrain_pairs")
     parser.add_argument("--growth", action="store_true")
+    parser.add_argument("--graphs", action="store_true", help="recorded steps beside the others")
     parser.add_argument("--gpu", action="store_true", help="on one GPU; the peak is then that of its memory")
     parser.add_argument(
         "--full", type=Path, metavar="DIR", help="where the mixture is written, 1.5 GB; kept for next time"
@@ -356,9 +428,11 @@ def print_ratio(options: argparse.Namespace) -> None:
     for pairs in ("random", "segments"):
         for precision in ("fp32", "bf16"):
             sides[f"ours {pairs} {precision}"] = {"pairs": pairs, "precision": precision}
+            if options.graphs:
+                sides[f"ours {pairs} {precision} recorded"] = {"pairs": pairs, "precision": precision, "graphs": True}
     found = {}
     for side, changes in sides.items():
-        r = found[side] = measure(side.split()[0], options, **changes)
+        r = found[side] = measure(side.split()[0], options, **{"graphs": False, **changes})
         print(
             f"| {side} | {r['seconds']:.4f} | {r['pairs']:.0f} | {r['peak']:.0f} | {r['loss']:.4f} |", flush=True,
         )  # fmt: skip

@@ -1,6 +1,6 @@
 """Catalogues of millions: memory and time of loading, of a step and of ranking, on a dataset made up on the spot.
 
-    python benchmarks/bench_scale.py --users 10000000 --interactions 100000000 --items 5000000
+    python benchmarks/bench_scale.py --users 10000000 --interactions 100000000 --items 5000000 --memory 18
 
 Each model loads and trains some steps of a loss over a sample in a process of its own: SASRecPacked, whose ID embeddings
 learn row by row, and UniSRec, whose text features stay in their file. Peaks are of resident memory, pages of the mapped
@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,6 +20,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from stages import Stages, show  # noqa: E402
 
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "SASRecPacked, sampled, rows": ("SASRecPacked", {"loss": "sampled"}),
@@ -36,14 +38,10 @@ def measure(options: argparse.Namespace) -> None:
     from recbole.data import create_dataset, data_preparation
     from recbole.utils import get_trainer
 
-    from recbole_unisrec.memory import keep_freed_memory, peak_memory
+    from recbole_unisrec.memory import keep_freed_memory
     from recbole_unisrec.settings import build_config, model_class
 
-    started = time.perf_counter()
-
-    def say(stage: str, seconds: float) -> None:
-        print(json.dumps({"stage": stage, "s": seconds, "peak": peak_memory()}), flush=True)
-
+    stages = Stages()
     keep_freed_memory()  # as `run_unisrec.py` does
     name, settings = WAYS[options.way]
     config = build_config(name, "synthetic", [], {
@@ -51,14 +49,12 @@ def measure(options: argparse.Namespace) -> None:
         "train_batch_size": options.batch, "eval_users": options.ranked, "show_progress": False,
         "checkpoint_dir": str(options.folder / "saved"),
     })  # fmt: skip
-    say("libraries", time.perf_counter() - started)
-    started = time.perf_counter()
+    stages.done("libraries")
     train, valid, _ = data_preparation(config, create_dataset(config))
-    say("dataset", time.perf_counter() - started)
-    started = time.perf_counter()
+    stages.done("dataset")
     model = model_class(name)(config, train._dataset).to(config["device"])
     trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
-    say("model", time.perf_counter() - started)
+    stages.done("model")
     model.train()
     seconds, losses = [], []
     started = time.perf_counter()
@@ -73,13 +69,12 @@ def measure(options: argparse.Namespace) -> None:
         started = time.perf_counter()
         if number == 2 + options.steps:
             break
-    say(
+    stages.done(
         f"a step (median of {len(seconds) - 2}; loss {losses[0]:.2f} to {losses[-1]:.2f})",
         statistics.median(seconds[2:]),
     )
-    started = time.perf_counter()
     trainer.ranks(valid._dataset.pairs)
-    say(f"{len(valid._dataset.pairs):,} users ranked among all items", time.perf_counter() - started)
+    stages.done(f"{len(valid._dataset.pairs):,} users ranked among all items")
 
 
 def main() -> None:
@@ -94,6 +89,7 @@ def main() -> None:
     parser.add_argument("--ranked", type=int, default=1000, help="users to rank")
     parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=DEFAULT)
+    parser.add_argument("--memory", type=float, default=4.0, help="GiB that must be available at the start")
     parser.add_argument("--folder", type=Path, default=Path("/tmp/bench_scale"))
     parser.add_argument("--way", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -102,6 +98,7 @@ def main() -> None:
         return
     if options.interactions < 5 * options.users:
         parser.error("give at least five interactions a user")
+    check_room(options)
     size = {name: getattr(options, name) for name in ("users", "interactions", "items", "width")}
     mark = options.folder / "size.json"
     if not mark.is_file() or json.loads(mark.read_text()) != size:
@@ -111,15 +108,29 @@ def main() -> None:
         mark.write_text(json.dumps(size))
     print("| way | after | seconds | peak MiB |\n|---|---|---:|---:|")
     for way in options.ways:
-        command = [sys.executable, "-W", "ignore", *sys.argv, "--way", way]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-            assert child.stdout is not None
-            for line in child.stdout:
-                if line.startswith("{"):
-                    row = json.loads(line)
-                    print(f"| {way} | {row['stage']} | {row['s']:.2f} | {row['peak'] / 2**20:,.0f} |", flush=True)
-        if child.returncode:
-            raise SystemExit(child.returncode)
+        show(["--way", way], way)
+
+
+def check_room(options: argparse.Namespace) -> None:
+    """End with a sentence if the machine has not the memory or the disk that this size takes."""
+    there = int(
+        next(
+            line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable")
+        ).split()[1]
+    )
+    if there < options.memory * 2**20:
+        raise SystemExit(
+            f"{there / 2**20:.1f} GiB of memory are available, {options.memory} are asked for; free some, or set --memory"
+        )
+    options.folder.mkdir(parents=True, exist_ok=True)
+    needed = options.interactions * 30 + options.items * (
+        options.width * 2 + 20
+    )  # bytes: a line of text, a row of features
+    free = shutil.disk_usage(options.folder).free
+    if free < needed:
+        raise SystemExit(
+            f"{options.folder} has {free / 2**30:.1f} GiB free, the files take {needed / 2**30:.1f}; give another --folder"
+        )
 
 
 if __name__ == "__main__":

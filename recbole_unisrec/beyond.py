@@ -28,10 +28,12 @@ class Recommended:
 
     def add(self, scores: Tensor) -> None:
         """Take in the scores [B, n_items] of a block, padding struck out."""
-        best = scores.topk(min(max(self.topk), scores.shape[1] - 1), dim=1).indices.cpu()  # (B, k)
+        best = scores.topk(min(max(self.topk), scores.shape[1] - 1), dim=1).indices  # (B, k)
         self.n_lists += len(best)
+        self.counts = self.counts.to(best.device)  # and there they stay
         for row, k in zip(self.counts, self.topk, strict=True):
-            row += torch.bincount(best[:, :k].flatten(), minlength=len(row))
+            first = best[:, :k].flatten()
+            row.scatter_add_(0, first, torch.ones_like(first))
 
 
 def _coverage(count: Tensor, popularity: Tensor, tail: Tensor) -> float:
@@ -103,7 +105,7 @@ def beyond_metrics(
         As in `tail_items`.
     """
     tail = tail_items(popularity, tail_ratio)
-    counts = recommended.counts.double()
+    counts = recommended.counts.cpu().double()
     return {
         f"{name}@{k}": BEYOND[name](count, popularity.double(), tail)
         for name in metrics

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
 from recbole_unisrec.data.fixed import FixedPlan, Shape
 from recbole_unisrec.errors import UserError
-from recbole_unisrec.setting_table import LossSettings, TrainingSettings
+from recbole_unisrec.setting_table import TrainingSettings
 
+S = TypeVar("S", bound=Hashable)  # what says the shape of a step
 WARM_STEPS = 3  # of a shape before it is recorded: libraries choose kernels and take memory in these
 
 
-def may_record(loss: LossSettings, training: TrainingSettings) -> bool:
-    """Whether the settings allow steps to be recorded: ``graphs`` is not off, and shapes do not depend on the data."""
-    return training.graphs == "auto" and loss.loss == "full" and training.train_mode != "prefix"
+def may_record(training: TrainingSettings) -> bool:
+    """Whether the settings allow steps to be recorded: ``graphs`` is not off, and batches are packed."""
+    return training.graphs == "auto" and training.train_mode != "prefix"
 
 
 class Recorder(Protocol):
@@ -51,7 +52,7 @@ class CudaRecorder:
         return graph.replay
 
 
-class GraphedSteps:
+class GraphedSteps(Generic[S]):
     """Runs steps by shape: some as they are, then as recordings.
 
     Parameters
@@ -64,13 +65,13 @@ class GraphedSteps:
         Gets one sentence if recording fails; training then goes on without.
     """
 
-    def __init__(self, step: Callable[[Shape], None], recorder: Recorder, tell: Callable[[str], None]) -> None:
+    def __init__(self, step: Callable[[S], None], recorder: Recorder, tell: Callable[[str], None]) -> None:
         self.step, self.recorder, self.tell = step, recorder, tell
-        self.played: dict[Shape, Callable[[], None]] = {}
-        self.runs: Counter[Shape] = Counter()
+        self.played: dict[S, Callable[[], None]] = {}
+        self.runs: Counter[S] = Counter()
         self.failed = False
 
-    def __call__(self, shape: Shape) -> None:
+    def __call__(self, shape: S) -> None:
         """Run one step."""
         if shape in self.played:
             self.played[shape]()

@@ -24,7 +24,9 @@ from recbole_unisrec import distributed
 from recbole_unisrec.beyond import BEYOND, Recommended, beyond_metrics
 from recbole_unisrec.data.ahead import ahead
 from recbole_unisrec.data.fixed import FixedPlan
-from recbole_unisrec.data.sequences import PackedLoader, Pairs, bucket_lengths, pack_last
+from recbole_unisrec.data.history_blocks import HistoryBlock, history_blocks
+from recbole_unisrec.data.loader import PackedTrainLoader
+from recbole_unisrec.data.sequences import Pairs, bucket_lengths
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.graphs import CudaRecorder, GraphedEpochs, Recorder, may_record
 from recbole_unisrec.metrics import RANK_METRICS, rank_metrics
@@ -112,9 +114,10 @@ class PackedTrainer(Trainer):
     @property
     def graphs(self) -> bool:
         """Whether steps are to run as CUDA graphs (``graphs``)."""
-        plain = self.world.size == 1 and getattr(self.model, "text_path", None) is None  # the path goes by buckets
-        plain = plain and getattr(self.model, "fixed_shapes", True)
-        return self.device.type == "cuda" and may_record(self.loss, self.training) and plain
+        # a sparse gradient has as many rows as the data says, and a capture cannot wait for other processes
+        fixed = self.world.size == 1 and not getattr(self.model, "item_rows", False)
+        fixed = fixed and getattr(self.model, "fixed_shapes", True)
+        return self.device.type == "cuda" and may_record(self.training) and fixed
 
     def move_weights(self) -> None:
         """From gradients to weights and their average."""
@@ -139,7 +142,7 @@ class PackedTrainer(Trainer):
 
     def _epoch_of_steps(self, train_data: Any, epoch_idx: int, loss_func: Any, show_progress: bool) -> float:
         self.model.train()
-        if self.graphs and loss_func is None and isinstance(train_data, PackedLoader):
+        if self.graphs and loss_func is None and isinstance(train_data, PackedTrainLoader):
             return self._epoch_of_graphs(train_data, epoch_idx, show_progress)
         loss_func = loss_func or self.model.calculate_loss
         if hasattr(train_data, "set_epoch"):
@@ -208,7 +211,7 @@ class PackedTrainer(Trainer):
         self.path_start = choose_start(given, score)
         put(self.path_start)
 
-    def _epoch_of_graphs(self, train_data: PackedLoader, epoch: int, show_progress: bool) -> float:
+    def _epoch_of_graphs(self, train_data: PackedTrainLoader, epoch: int, show_progress: bool) -> float:
         if self.recorded is None or self.recorded.plan.loader is not train_data:
             plan = FixedPlan(train_data, self.device)
             self.recorded = GraphedEpochs(self, plan, self.recorder(), self.logger.warning)
@@ -346,24 +349,27 @@ class PackedTrainer(Trainer):
         mine = order[self.world.rank :: self.world.size]
         blocks = mine.split(EVAL_ROWS if self.device.type == "cpu" else EVAL_ROWS_ON_DEVICE)
         found_ranks = torch.zeros(len(pairs), dtype=torch.int64, device=self.device)
-        for index in tqdm(blocks, desc="evaluate", unit="block", leave=False, disable=None if show_progress else True):
-            if not len(index):  # fewer users than processes
-                continue
-            batch, place = pack_last(pairs, index, lengths)
-            with self.autocast():
-                output = self.model.packed_outputs(batch.to(self.device), table)
-            seen = self.model.histories(batch)
-            bias = None
-            if seen:
-                seen = seen.to(self.device)
-                bias = self.model.seen_bias(seen)
-            each = None if recommended is None else recommended.add
-            found = target_ranks(output.float(), candidates, batch.target.to(self.device), seen, bias, each)
-            found_ranks[index[place].to(self.device, non_blocking=True)] = found
+        bar = tqdm(
+            total=len(blocks), desc="evaluate", unit="block", leave=False, disable=None if show_progress else True
+        )
+        # nothing here waits for a GPU: ranks are copied once, at the end
+        for block in ahead(history_blocks(pairs, blocks, lengths, self.model.histories), self.device):
+            self._rank_block(block.to(self.device), table, candidates, found_ranks, recommended)
+            bar.update()
+        bar.close()
         if recommended is not None and self.world.size > 1:
             counts = distributed.sum_over(recommended.counts.to(self.device), self.world)
             recommended.counts = counts.cpu()
         return distributed.sum_over(found_ranks, self.world).cpu()
+
+    def _rank_block(
+        self, block: HistoryBlock, table: Tensor, candidates: Tensor, ranks: Tensor, recommended: Recommended | None
+    ) -> None:
+        with self.autocast():
+            output = self.model.packed_outputs(block.batch, table)
+        bias = self.model.seen_bias(block.seen) if block.seen else None
+        each = None if recommended is None else recommended.add
+        ranks[block.index] = target_ranks(output.float(), candidates, block.batch.target, block.seen, bias, each)
 
 
 def own_name(file: str) -> str:

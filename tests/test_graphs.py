@@ -3,20 +3,26 @@
 There is no GPU in these tests: a fake recorder plays steps back as a graph would, from tensors that stay in their place.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from recbole_unisrec.beyond import Recommended
 from recbole_unisrec.data.ahead import in_thread
-from recbole_unisrec.data.fixed import FixedPlan
+from recbole_unisrec.data.fixed import FixedPlan, distinct
+from recbole_unisrec.data.sequences import PackedBatch, Seen
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.graphs import WARM_STEPS, GraphedEpochs, may_record
+from recbole_unisrec.model import block_ranks, losses
+from recbole_unisrec.model.text_path import TextPath
+from recbole_unisrec.registry import MODELS
 from recbole_unisrec.setting_page import defaults
-from recbole_unisrec.setting_table import LossSettings, TrainingSettings
+from recbole_unisrec.setting_table import TrainingSettings
 from recbole_unisrec.settings import recipe
 from recbole_unisrec.trainer import PackedTrainer
 from recbole_unisrec.weight_average import WeightAverage
@@ -24,7 +30,17 @@ from tests.test_plugin import VARIANTS, prepared
 
 pytestmark = pytest.mark.hardware
 
-WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique", "unique_", "is_nonzero", "item", "_assert_async")
+WAITS = (
+    "_local_scalar_dense",
+    "bincount",
+    "nonzero",
+    "masked_select",
+    "_unique",
+    "unique_",
+    "is_nonzero",
+    "item",
+    "_assert_async",
+)
 
 
 class NoWaiting(TorchDispatchMode):
@@ -82,15 +98,30 @@ def message(step: int) -> str:
 
 
 SETTINGS = {"train_batch_size": 40, "hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "gate_noise": False}
-WITHOUT = {"text_path": False}  # its means go by length
+SAMPLED: list[tuple[str, dict[str, Any]]] = [
+    ("SASRecPacked", {"loss": "sampled", "negatives": "popularity", "n_negatives": 12}),
+    ("SASRecPacked", {"loss": "gbce", "n_negatives": 200, "cold_items": 0.25, "history_bias": True}),
+    ("UniSRec", {"train_stage": "inductive_ft", "loss": "sampled", "negatives": "uniform+batch", "n_negatives": 5, "history_bias": True, "text_path": True}),
+    ("SASRecText", {"loss": "sampled", "negatives": "batch", "logq": False}),
+]  # fmt: skip
 COLD = ("SASRecPacked", {"cold_items": 0.25, "history_bias": True})
 LONG = ("UniSRec", {"train_stage": "inductive_ft", "MAX_ITEM_LIST_LENGTH": 3, "history_bias": True})
 
 
-@pytest.mark.parametrize(("model", "own"), [*((model, {**own, **WITHOUT}) for model, own in VARIANTS), COLD, LONG])
+def by_what_they_say(self: TextPath, mean: torch.Tensor) -> torch.Tensor:
+    """Which predictions have the text path, by the texts themselves: the same ones in whatever order they come."""
+    return (mean[:, :1] * 1e4).floor() % 2 == 0
+
+
+RECORDED = [v for v in VARIANTS if getattr(MODELS[v[0]].model, "fixed_shapes", True)]
+
+
+@pytest.mark.parametrize(("model", "own"), [*RECORDED, COLD, LONG, *SAMPLED])
 def test_losses_and_gradients_equal_those_of_the_plain_path(
-    ring: Path, small: dict[str, Any], model: str, own: dict[str, Any]
+    ring: Path, small: dict[str, Any], model: str, own: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(TextPath, "draw", by_what_they_say)
+    monkeypatch.setattr(TextPath, "bound", lambda self, encoder: math.inf)  # as on a GPU, where nobody looks
     *_, (train, _, _), trainer = prepared(model, own, {**small, **SETTINGS})
     network = trainer.model.double()
     train.set_epoch(0)
@@ -105,7 +136,7 @@ def test_losses_and_gradients_equal_those_of_the_plain_path(
             ours = network.calculate_loss(batch)
         assert len(batch.item) == shape.positions
         assert len(batch.target) == shape.pairs
-        assert sorted(batch.target[: len(plain.target)].tolist()) == sorted(plain.target.tolist())
+        assert sorted(ids(batch)[: len(plain.target)].tolist()) == sorted(ids(plain).tolist())
         theirs = network.calculate_loss(plain)
         torch.testing.assert_close(ours, theirs)
         grads = [torch.autograd.grad(loss, list(network.parameters()), allow_unused=True) for loss in (ours, theirs)]
@@ -114,20 +145,55 @@ def test_losses_and_gradients_equal_those_of_the_plain_path(
                 torch.testing.assert_close(one, other)
 
 
+def test_the_shape_of_an_epoch_does_not_depend_on_those_before(ring: Path, small: dict[str, Any]) -> None:
+    *_, (train, _, _), _ = prepared("SASRecPacked", {"loss": "sampled", "n_negatives": 3}, {**small, **SETTINGS})
+    plan = FixedPlan(train, "cpu")
+    shapes = [set(plan.epoch(epoch)) for epoch in range(6)]
+    assert all(len(of_epoch) == 1 for of_epoch in shapes)
+    for epoch in (5, 2):
+        assert set(FixedPlan(train, "cpu").epoch(epoch)) == shapes[epoch]
+
+
+def ids(batch: PackedBatch) -> torch.Tensor:
+    """Next items by id, in a batch whose items may be numbers of rows."""
+    return batch.target if batch.rows is None else batch.rows[batch.target]
+
+
+def test_distinct_numbers_in_a_fixed_shape() -> None:
+    rows, place, count = distinct(torch.tensor([7, 0, 3, 7, 9, 3]), 6)
+    assert rows.tolist() == [0, 3, 7, 9, 0, 0]
+    assert place.tolist() == [2, 0, 1, 2, 3, 1]
+    assert count.tolist() == [1, 2, 2, 1, 0, 0]
+
+
+def test_half_of_the_predictions_are_made_without_the_texts(ring: Path, small: dict[str, Any]) -> None:
+    *_, trainer = prepared("UniSRec", {"train_stage": "inductive_ft", "text_path": True}, small)
+    path = trainer.model.text_path
+    assert path.alone == 0.5
+    drawn = [path.draw(torch.zeros(1000, 3)) for _ in range(2)]
+    assert drawn[0].shape == (1000, 1)
+    assert 400 < drawn[0].sum() < 600
+    assert (drawn[0] != drawn[1]).any()
+
+
 @pytest.mark.parametrize(
     ("model", "own"),
-    [("SASRecPacked", {}), ("UniSRec", {"train_stage": "transductive_ft", **recipe("ours"), **WITHOUT})],
+    [("SASRecPacked", {}), ("UniSRec", {"train_stage": "transductive_ft", **recipe("ours")}), *SAMPLED],
 )
 def test_fifty_steps_give_the_losses_of_the_plain_path(
-    ring: Path, small: dict[str, Any], model: str, own: dict[str, Any]
+    ring: Path, small: dict[str, Any], model: str, own: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(TextPath, "draw", by_what_they_say)
+    monkeypatch.setattr(TextPath, "bound", lambda self, encoder: math.inf)  # as on a GPU, where nobody looks
     losses: dict[str, list[float]] = {}
-    averages = []
+    averages: list[list[torch.Tensor]] = []
+    weights: list[list[torch.Tensor]] = []
     for way in ("plain", "graphs"):
         settings = {**small, **SETTINGS, "clip_grad_norm": {"max_norm": 1.0}}
         *_, (train, _, _), trainer = prepared(model, own, settings)
         trainer.model.double()
         trainer.optimizer = trainer._build_optimizer()
+        weights.append(list(trainer.model.parameters()))
         if trainer.average is not None:
             trainer.average = WeightAverage(trainer.model, trainer.average.decay)
         recorder, said = FakeRecorder(), []
@@ -149,8 +215,8 @@ def test_fifty_steps_give_the_losses_of_the_plain_path(
             assert recorder.runs <= WARM_STEPS * len(run.steps.runs)
             assert not said
     assert losses["graphs"] == pytest.approx(losses["plain"], rel=1e-6)  # summed in float32
-    for one, other in zip(*averages, strict=True) if averages else ():
-        torch.testing.assert_close(one, other)
+    for one, other in [*zip(*averages, strict=True), *zip(*weights, strict=True)]:
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8)
 
 
 def test_without_recording_training_goes_on_and_says_so_once(ring: Path, small: dict[str, Any]) -> None:
@@ -184,6 +250,52 @@ def test_a_loss_that_is_not_finite_is_found_within_fifty_steps(ring: Path, small
     assert 7 <= int(str(error.value).split()[-1]) <= 7 + 50
 
 
+RANKED: list[tuple[str, dict[str, Any]]] = [
+    ("SASRecPacked", {}),
+    ("UniSRec", {"train_stage": "inductive_ft", "history_bias": True, "text_path": True}),
+    ("SASRecPath", {"mask_history": True}),
+]
+
+
+@pytest.mark.parametrize(("model", "own"), RANKED)
+@pytest.mark.parametrize("many", [False, True])
+def test_evaluation_does_not_wait_for_a_gpu(
+    ring: Path, small: dict[str, Any], model: str, own: dict[str, Any], many: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *_, (_, _, test), trainer = prepared(model, own, small)
+    with torch.no_grad():  # ties
+        for weights in trainer.model.parameters():
+            weights.copy_((weights * 20).round() / 20)
+    pairs = test._dataset.pairs
+    expected, counted = trainer.ranks(pairs), Recommended(trainer.model.n_items, [3, 5])
+    trainer.ranks(pairs, recommended=counted)
+    monkeypatch.setattr("recbole_unisrec.trainer.EVAL_ROWS", 20)
+    for module in (losses, block_ranks):
+        monkeypatch.setattr(module, "may_look", lambda x: False)
+    if many:
+        monkeypatch.setattr(losses, "MANY_ITEMS", 2)
+        monkeypatch.setattr(block_ranks, "SCORES_PER_BLOCK", 20 * 5)
+    plain, blocks, of_rows = trainer._rank_block, [], Seen.of_rows
+
+    def on_the_host(self: Seen, first: int, last: int) -> slice:
+        with _disable_current_modes():  # offsets lie there
+            return of_rows(self, first, last)
+
+    monkeypatch.setattr(Seen, "of_rows", on_the_host)
+
+    def rank_block(*args: Any) -> None:
+        blocks.append(len(args[0].index))
+        with NoWaiting():
+            plain(*args)
+
+    monkeypatch.setattr(trainer, "_rank_block", rank_block)
+    assert trainer.ranks(pairs).equal(expected)
+    again = Recommended(trainer.model.n_items, [3, 5])
+    trainer.ranks(pairs, recommended=again)
+    assert again.counts.equal(counted.counts)
+    assert len(blocks) == 2 * -(-len(pairs) // 20) > 4
+
+
 @pytest.mark.usefixtures("ring")
 def test_trainer_uses_graphs_where_a_gpu_would_be(small: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = FakeRecorder()
@@ -198,11 +310,11 @@ def test_trainer_uses_graphs_where_a_gpu_would_be(small: dict[str, Any], monkeyp
 def test_when_steps_may_be_recorded() -> None:
     def allowed(**changes: Any) -> bool:
         settings = {**defaults("UniSRec"), **changes}
-        return may_record(LossSettings.from_config(settings), TrainingSettings.from_config(settings))
+        return may_record(TrainingSettings.from_config(settings))
 
     assert allowed()
     assert not allowed(graphs="off")
-    assert not allowed(loss="sampled")
+    assert allowed(loss="sampled")
     assert not allowed(train_mode="prefix")
     with pytest.raises(UserError, match="graphs must be one of auto, off, not 'on'"):
         allowed(graphs="on")

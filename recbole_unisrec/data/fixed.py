@@ -7,15 +7,18 @@ nothing. The host never looks at the data.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from recbole_unisrec.data.sequences import PackedBatch, PackedLoader, Segments
+from recbole_unisrec.data.loader import PackedTrainLoader
+from recbole_unisrec.data.negatives import Drawn, NegativeSampler
+from recbole_unisrec.data.sequences import PackedBatch, Segments
 
-PARTS = 32  # shapes are multiples of so many parts of a batch, so that the next epoch has the same
+PARTS = 16  # shapes are multiples of so many parts of a batch, so that most epochs have the same
+DRAWN_TOGETHER = 64  # steps whose negatives go to the device in one copy
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,13 @@ class Shape:
     ----------
     positions, pairs
         T and P; there are at most P segments.
+    items
+        Of a loss over a sample, U: the items that take part are no more.
     """
 
     positions: int
     pairs: int
+    items: int = 0
 
 
 def pack_fixed(segments: Segments, order: Tensor, bounds: Tensor, shape: Shape, window: int) -> PackedBatch:
@@ -77,6 +83,55 @@ def pack_fixed(segments: Segments, order: Tensor, bounds: Tensor, shape: Shape, 
     )
 
 
+def distinct(ids: Tensor, room: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Distinct numbers in a fixed shape, without any look from the host.
+
+    Parameters
+    ----------
+    ids
+        int64 [n]; 0 must be among them, and no more than `room` different ones.
+    room
+        Length of the answer.
+
+    Returns
+    -------
+    tuple
+        int64 [room] distinct numbers, ascending, then zeros that fill up; int64 [n] the place of each of `ids` among
+        them; int64 [room] how often each is there, 0 for what fills up.
+    """
+    ordered, order = ids.sort()
+    first = torch.cat([torch.ones_like(ordered[:1], dtype=torch.bool), ordered[1:] != ordered[:-1]])
+    rank = first.cumsum(0) - 1
+    rows = torch.zeros(room, dtype=torch.int64, device=ids.device).scatter_(0, rank, ordered)
+    count = torch.zeros_like(rows).scatter_add_(0, rank, torch.ones_like(rank))
+    return rows, torch.empty_like(rank).scatter_(0, order, rank), count
+
+
+def localise_fixed(batch: PackedBatch, drawn: Tensor, sampler: NegativeSampler, room: int) -> PackedBatch:
+    """`negatives.localise` of a batch of fixed shape, with the weights of its negatives.
+
+    Parameters
+    ----------
+    batch
+        See `pack_fixed`.
+    drawn
+        int64 [n] items that were drawn beside the batch's own (`NegativeSampler.draw_items`).
+    sampler
+        On the device of the batch.
+    room
+        See `Shape.items`.
+    """
+    assert batch.counts is not None
+    zero = drawn.new_zeros(1)
+    candidates = torch.cat([zero, drawn, batch.target]) if sampler.with_batch else torch.cat([zero, drawn])
+    negative, _, count = distinct(candidates, len(candidates))
+    n_targets = (batch.counts > 0).sum()
+    log_weight = sampler.log_weight(negative, count.double(), n_targets).masked_fill(negative == 0, float("-inf"))
+    rows, place, _ = distinct(torch.cat([zero, batch.item, batch.target, negative]), room)
+    item, target, negative = place[1:].split([len(batch.item), len(batch.target), len(negative)])
+    return replace(batch, item=item, target=target, rows=rows, drawn=Drawn(negative, log_weight))
+
+
 def with_empty(segments: Segments, device: torch.device | str) -> Segments:
     """The segments on a device, with an empty one at the end."""
     first = segments.items.new_zeros(1)
@@ -88,7 +143,9 @@ def with_empty(segments: Segments, device: torch.device | str) -> Segments:
 
 
 class FixedPlan:
-    """The batches of a `PackedLoader` in fixed shapes, with the sequences and the order of each epoch on the device.
+    """The batches of a `PackedTrainLoader` in fixed shapes, with the sequences and the order of each epoch on the device.
+
+    Negatives are those of the loader. They are drawn on the host, many steps together; all else is made on the device.
 
     Parameters
     ----------
@@ -98,35 +155,59 @@ class FixedPlan:
         Where everything lies.
     """
 
-    def __init__(self, loader: PackedLoader, device: torch.device | str) -> None:
+    def __init__(self, loader: PackedTrainLoader, device: torch.device | str) -> None:
         self.loader = loader
+        self.sampler = None if loader.sampler is None else loader.sampler.to(device)
+        self.drawn = torch.zeros(self.sampler.n_drawn if self.sampler else 0, dtype=torch.int64, device=device)
+        self.drawn_together: Tensor = self.drawn.unsqueeze(0)
         self.window = int(loader.lengths[-1])
         self.segments = with_empty(loader.segments, device)
         self.order = torch.zeros(len(loader.segments), dtype=torch.int64, device=device)
         self.bounds = torch.zeros(2, dtype=torch.int64, device=device)
         self.quantum = max(1, loader.n_pairs // len(loader) // PARTS)
-        self.shape = Shape(0, 0)
         self._positions = loader.segments.stop - loader.segments.start - 1
         self.steps: Tensor = self.bounds.unsqueeze(0)
+        self.number, self.numbers = 0, [0]  # of the epoch, and of its batches that hold anything
 
     def epoch(self, epoch: int) -> list[Shape]:
-        """Put an epoch's order and bounds on the device; the shapes of its steps, one unless an epoch needs more."""
+        """Put an epoch's order and bounds on the device; the shapes of its steps, which are one.
+
+        It follows from the epoch alone, and with it the draws of dropout, wherever a run is taken up again.
+        """
         order, cuts = self.loader.plan(epoch)
         self.order.copy_(order, non_blocking=True)
         used = [(first, last) for first, last in pairwise(cuts) if last > first]
         self.steps = torch.tensor(used).to(self.order.device, non_blocking=True)
         seen = [torch.cat([order.new_zeros(1), values[order].cumsum(0)]) for values in
                 (self._positions, self.loader.segments.n_pairs)]  # fmt: skip
-        first, last = torch.tensor(used).T
-        most = (int((total[last] - total[first]).max()) for total in seen)
+        begin, end = torch.tensor(used).T
+        most = (int((total[end] - total[begin]).max()) for total in seen)
         positions, pairs = (-(-size // self.quantum) * self.quantum for size in most)
-        self.shape = Shape(max(positions, self.shape.positions), max(pairs, self.shape.pairs))
-        return [self.shape] * len(used)
+        shape = Shape(positions, pairs, self._room(positions, pairs, int((end - begin).max())))
+        self.number = epoch
+        self.numbers = [number for number, (first, last) in enumerate(pairwise(cuts)) if last > first]
+        return [shape] * len(used)
+
+    def _room(self, positions: int, pairs: int, n_segments: int) -> int:
+        """How many items can take part in a step: next items are inputs too, but for the last of each segment."""
+        if self.sampler is None:
+            return 0
+        last = -(-n_segments // self.quantum) * self.quantum
+        own = min(positions + last, positions + pairs)
+        return min(1 + own + self.sampler.n_drawn, self.loader.dataset.item_num)
 
     def choose(self, number: int) -> None:
         """Point to the `number`-th step of the epoch."""
         self.bounds.copy_(self.steps[number])
+        if self.loader.sampler is None or not len(self.drawn):
+            return
+        if number % DRAWN_TOGETHER == 0:
+            numbers = self.numbers[number : number + DRAWN_TOGETHER]
+            drawn = [self.loader.sampler.draw_items(self.loader.drawing(self.number, n)) for n in numbers]
+            self.drawn_together = torch.stack(drawn).to(self.drawn.device)
+        self.drawn.copy_(self.drawn_together[number % DRAWN_TOGETHER])
 
     def batch(self, shape: Shape) -> PackedBatch:
         """The batch that `choose` points to; the same operations for every batch of a shape."""
-        return pack_fixed(self.segments, self.order, self.bounds, shape, self.window)
+        batch = pack_fixed(self.segments, self.order, self.bounds, shape, self.window)
+        return batch if self.sampler is None else localise_fixed(batch, self.drawn, self.sampler, shape.items)

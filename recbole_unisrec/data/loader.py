@@ -34,6 +34,11 @@ class PackedTrainLoader(PackedLoader):
             cold = getattr(dataset, "cold", None)
             self.sampler = NegativeSampler(loss, target_counts(self.segments, dataset.item_num), cold)
 
+    def drawing(self, epoch: int, number: int) -> torch.Generator:
+        """What the negatives of the `number`-th batch of an epoch are drawn by."""
+        seed = (self.seed * 1_000_003 + epoch) * 1_000_003 + number
+        return torch.Generator().manual_seed(seed % 2**63)
+
     def batch(self, index: Tensor, epoch: int, number: int) -> PackedBatch:
         """This process's part of the `number`-th batch of an epoch, with its negatives."""
         mine = index[self.world.rank :: self.world.size]
@@ -45,10 +50,8 @@ class PackedTrainLoader(PackedLoader):
         batch = pack(self.segments, mine, self.lengths)
         batch.share = share
         if self.sampler is not None:
-            seed = (self.seed * 1_000_003 + epoch) * 1_000_003 + number
-            generator = torch.Generator().manual_seed(seed % 2**63)
             whole = batch if self.world.size == 1 else pack(self.segments, index, self.lengths)
-            batch = localise(batch, self.sampler.draw(whole.target, generator))
+            batch = localise(batch, self.sampler.draw(whole.target, self.drawing(epoch, number)))
         if self.with_seen:
             batch.seen = batch.histories()
         return batch

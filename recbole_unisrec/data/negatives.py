@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 
 import torch
@@ -58,7 +59,7 @@ class NegativeSampler:
         self.known = None if cold is None else (~cold).nonzero().squeeze(1)[1:]
         self.n_items = len(counts) - 1 if self.known is None else len(self.known)  # that can be drawn
         self.target_share = counts.double() / counts.sum()
-        self.drawn = settings.n_negatives if settings.negatives != "batch" else 0
+        self.n_drawn = settings.n_negatives if settings.negatives != "batch" else 0
         self.with_batch = settings.negatives.endswith("batch")
         self.cumulated: Tensor | None = None
         if settings.negatives.startswith("popularity"):
@@ -70,28 +71,40 @@ class NegativeSampler:
 
     def draw(self, targets: Tensor, generator: torch.Generator) -> Drawn:
         """Negatives for a batch with these next items, int64 [P]."""
-        parts = []
-        if self.drawn and self.cumulated is not None:
-            place = torch.rand(self.drawn, dtype=torch.float64, generator=generator) * self.cumulated[-1]
-            parts.append(torch.searchsorted(self.cumulated, place, right=True).clamp_(max=len(self.cumulated) - 1))
-        elif self.drawn:
-            place = torch.randint(self.n_items, (self.drawn,), generator=generator)
-            parts.append(place + 1 if self.known is None else self.known[place])
+        parts = [self.draw_items(generator)]
         if self.with_batch:
             parts.append(targets)
         item, count = torch.cat(parts).unique(return_counts=True)
-        weight = count.double()
-        if self.settings.loss == "sampled" and self.settings.logq:
-            weight /= self.expected(item, len(targets))
-        return Drawn(item, weight.log().float())
+        return Drawn(item, self.log_weight(item, count.double(), len(targets)))
 
-    def expected(self, item: Tensor, n_targets: int) -> Tensor:
+    def draw_items(self, generator: torch.Generator) -> Tensor:
+        """The items that are drawn for a batch beside its own, int64 [``n_drawn``], some of them several times."""
+        if self.n_drawn and self.cumulated is not None:
+            place = torch.rand(self.n_drawn, dtype=torch.float64, generator=generator) * self.cumulated[-1]
+            return torch.searchsorted(self.cumulated, place, right=True).clamp_(max=len(self.cumulated) - 1)
+        place = torch.randint(self.n_items, (self.n_drawn,), generator=generator)
+        return place + 1 if self.known is None else self.known[place]
+
+    def log_weight(self, item: Tensor, count: Tensor, n_targets: int | Tensor) -> Tensor:
+        """`Drawn.log_weight` of items that are there `count` times (float64) in a batch of `n_targets`."""
+        if self.settings.loss == "sampled" and self.settings.logq:
+            count = count / self.expected(item, n_targets)
+        return count.log().float()
+
+    def to(self, device: torch.device | str) -> NegativeSampler:
+        """A copy whose `log_weight` takes items on a device."""
+        moved = copy.copy(self)
+        moved.target_share = self.target_share.to(device)
+        moved.cumulated = None if self.cumulated is None else self.cumulated.to(device)
+        return moved
+
+    def expected(self, item: Tensor, n_targets: int | Tensor) -> Tensor:
         """How often each of the items is to be expected among the negatives of a batch of `n_targets`, float64."""
-        found = torch.zeros(len(item), dtype=torch.float64)
-        if self.drawn and self.cumulated is not None:
-            found += self.drawn * (self.cumulated[item] - self.cumulated[item - 1])
-        elif self.drawn:
-            found += self.drawn / self.n_items
+        found = torch.zeros(len(item), dtype=torch.float64, device=item.device)
+        if self.n_drawn and self.cumulated is not None:
+            found += self.n_drawn * (self.cumulated[item] - self.cumulated[item - 1])
+        elif self.n_drawn:
+            found += self.n_drawn / self.n_items
         if self.with_batch:
             found += n_targets * self.target_share[item]
         return found

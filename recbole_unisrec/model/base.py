@@ -172,19 +172,18 @@ class TableRecommender(SequentialRecommender):
 
         With a `text_path` they are wider, as `candidate_vectors` are.
         """
-        inputs = F.embedding(batch.item, table)
+        inputs, rows = F.embedding(batch.item, table), None
         if batch.starts is not None:  # a batch of fixed shape
             rows = Rows.of_starts(batch.starts, -(-max(MIN_ROW, batch.window) // LANES) * LANES, inputs.device)
-            return self.scaled(self.encode(inputs, batch.position, rows)[batch.output])
-        if len(batch.output) == sum(n for n, _ in batch.buckets):  # one of each sequence
+            output = self.scaled(self.encode(inputs, batch.position, rows)[batch.output])
+        elif len(batch.output) == sum(n for n, _ in batch.buckets):  # one of each sequence
             output = self.scaled(self.encode(inputs, batch.position, batch.buckets, batch.output))
         else:
             output = self.scaled(self.encode(inputs, batch.position, batch.buckets)[batch.output])
         if self.text_path is None:
             return output
         with torch.autocast(output.device.type, enabled=False):  # a product so small gains nothing by it
-            mean = self.text_path.packed(batch.item, batch.buckets, batch.output, batch.rows)
-            return self.text_path.histories(output, mean)
+            return self.text_path.histories(output, self.text_path.packed(batch, rows))
 
     def candidate_vectors(self, table: Tensor, rows: Tensor | None = None) -> Tensor:
         """What outputs are compared with: vectors of all items, or of int64 `rows`, from their `item_table` [n, d]."""
@@ -267,7 +266,7 @@ class TableRecommender(SequentialRecommender):
         bias = self.seen_bias(seen) if seen else None
         return sampled_loss(
             output, self.candidate_vectors(table, batch.rows), batch.target, drawn.item, drawn.log_weight, 1 / self.temperature, self.beta,
-            dtype, seen, bias,
+            dtype, seen, bias, batch.counts,
         )  # fmt: skip
 
     def train(self, mode: bool = True) -> TableRecommender:

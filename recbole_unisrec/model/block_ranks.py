@@ -12,6 +12,11 @@ SCORES_PER_BLOCK = 16_000_000  # elements of the largest block of scores (64 MB 
 ROUNDING = 1e-6  # scores nearer than this share of their size are the same
 
 
+def may_look(x: Tensor) -> bool:
+    """Whether a step may depend on values: a look at an accelerator waits for all that it has yet to do."""
+    return x.device.type == "cpu"
+
+
 @torch.no_grad()
 def block_ranks(
     hidden: Tensor, table: Tensor, target: Tensor, seen: Seen | None = None, bias: Tensor | None = None
@@ -45,15 +50,16 @@ def block_ranks(
         stop = min(start + width, n_items)
         scores = hidden @ table[start:stop].T  # (B, width)
         if extra is not None and seen is not None:
-            mine = ((seen.item >= start) & (seen.item < stop)).nonzero().squeeze(1)
-            scores.index_put_((seen.row[mine], seen.item[mine] - start), extra[mine], accumulate=True)
+            mine = (seen.item >= start) & (seen.item < stop)
+            if may_look(hidden):  # few are
+                entries = mine.nonzero().squeeze(1)
+                row, item, added = seen.row[entries], seen.item[entries], extra[entries]
+            else:
+                row, item, added = seen.row, seen.item.clamp(start, stop - 1), extra * mine
+            scores.index_put_((row, item - start), added, accumulate=True)
         better = ~(scores <= above)  # the other way round, so that NaN never wins
         tied = ~better & (scores >= below)
         ids = torch.arange(start, stop, device=hidden.device)
         better &= ids != target.unsqueeze(1)
-        rank += better.sum(dim=1)
-        row, column = tied.nonzero(as_tuple=True)  # few
-        earlier = (column + start) < target[row]
-        rank += torch.bincount(row[earlier], minlength=n_rows)
-    rank[~torch.isfinite(score)] = n_items  # a score that is none is the last, not the best
-    return rank
+        rank += better.sum(dim=1) + (tied & (ids < target.unsqueeze(1))).sum(dim=1)
+    return torch.where(torch.isfinite(score), rank, n_items)  # a score that is none is the last, not the best

@@ -78,16 +78,22 @@ class Rows:
 
     def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [n, nh, width, hs], keys and values [n, nh, keys, hs] of qkv [T, 3, nh, hs]."""
-        missing = self.n * self.width - len(qkv)
+        cut = self.cut(qkv)
+        key, value = self.keys(cut[:, :, 1:]).permute(2, 0, 3, 1, 4)
+        return cut[:, :, 0].transpose(1, 2), key, value
+
+    def cut(self, x: Tensor) -> Tensor:
+        """Rows of x [T, ...], filled up with zeros -> [n, width, ...]."""
+        missing = self.n * self.width - len(x)
         if missing:
-            qkv = F.pad(qkv, (0, 0, 0, 0, 0, 0, 0, missing))
-        cut = qkv.unflatten(0, (self.n, self.width))
-        query, key_value = cut[:, :, 0], cut[:, :, 1:]
-        if self.previous:
-            before = torch.cat([torch.zeros_like(key_value[:1]), key_value[:-1]])
-            key_value = torch.cat([before, key_value], dim=1)
-        key, value = key_value.permute(2, 0, 3, 1, 4)
-        return query.transpose(1, 2), key, value
+            x = F.pad(x, (*(0, 0) * (x.ndim - 1), 0, missing))
+        return x.unflatten(0, (self.n, self.width))
+
+    def keys(self, cut: Tensor) -> Tensor:
+        """What each row may look at, the row before and itself: [n, width, ...] -> [n, keys, ...]."""
+        if not self.previous:
+            return cut
+        return torch.cat([torch.cat([torch.zeros_like(cut[:1]), cut[:-1]]), cut], dim=1)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, p: float) -> Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_unisrec.data.sequences import Seen
-from recbole_unisrec.model.block_ranks import MANY_ITEMS, block_ranks
+from recbole_unisrec.model.block_ranks import MANY_ITEMS, block_ranks, may_look
 from recbole_unisrec.model.linear import missing
 
 LOGITS_PER_BLOCK = 4_000_000  # elements of the largest block of logits in memory (16 MB in float32)
@@ -210,8 +210,10 @@ def ranks_of_scores(scores: Tensor, target: Tensor) -> Tensor:
         return compare(scores, score, out=found).sum(dim=1).long()
 
     better = scores.shape[1] - count(torch.le)  # the other way round, so that NaN never wins
+    ids = torch.arange(scores.shape[1], device=scores.device)
+    if not may_look(scores):
+        return better + ((scores == score) & (ids < column)).sum(dim=1) + 1
     tied = count(torch.eq) > 1
     if tied.any():
-        ids = torch.arange(scores.shape[1], device=scores.device)
         better[tied] += ((scores[tied] == score[tied]) & (ids < column[tied])).sum(dim=1)
     return better + 1

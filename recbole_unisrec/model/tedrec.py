@@ -137,8 +137,7 @@ class TedRec(TableRecommender):
         if self.text_path is None:
             return output
         with torch.autocast(output.device.type, enabled=False):
-            mean = self.text_path.packed(batch.item, batch.buckets, batch.output, batch.rows)
-            return self.text_path.histories(output, mean)
+            return self.text_path.histories(output, self.text_path.packed(batch))
 
     def _outputs(self, interaction: Interaction, table: Tensor) -> Tensor:
         item_seq = interaction[self.ITEM_SEQ]

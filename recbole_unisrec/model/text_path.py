@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_unisrec.model.encoder import Buckets
-from recbole_unisrec.model.text_vectors import history_mean, last_mean
+from recbole_unisrec.data.sequences import PackedBatch
+from recbole_unisrec.model.encoder import Rows
+from recbole_unisrec.model.text_vectors import history_mean, history_mean_rows, last_mean
 
 # Where the path starts, if nothing else is said (docs/results.md); `path_start` lets validation choose the next two.
 DECAY = 0.7  # weight of an item of the history, of that of the next
@@ -110,14 +111,21 @@ class TextPath(nn.Module):
         gain, kappa, beta = self.weights()
         ones = torch.ones(len(output), 1, device=output.device, dtype=mean.dtype)
         if self.training and self.alone:
-            path = (torch.rand(len(output), 1, device=output.device) >= self.alone).to(ones.dtype)
+            path = self.draw(mean).to(ones.dtype)
             gain, kappa, beta = torch.lerp(ones, gain * ones, path), kappa * path, beta * path
         return torch.cat([gain * output.to(mean.dtype), kappa * mean, beta * ones], dim=1)
 
-    def packed(self, item: Tensor, buckets: Buckets, output: Tensor, rows: Tensor | None = None) -> Tensor:
-        """q [P, d_plm] at the int64 rows `output` [P] of packed items [T], which point to `rows` if there are some."""
-        vectors = F.embedding(item if rows is None else rows[item], self.columns[:, :-1])
-        return history_mean(vectors, buckets, self.age_weights())[output]
+    def draw(self, mean: Tensor) -> Tensor:
+        """Which predictions have the path in training: bool [P, 1] for q [P, d_plm]."""
+        return torch.rand(len(mean), 1, device=mean.device) >= self.alone
+
+    def packed(self, batch: PackedBatch, rows: Rows | None = None) -> Tensor:
+        """q [P, d_plm] of the predictions of a batch; `rows` are those of attention where it has a fixed shape."""
+        item = batch.item if batch.rows is None else batch.rows[batch.item]
+        vectors = F.embedding(item, self.columns[:, :-1])  # (T, d_plm)
+        if rows is None:
+            return history_mean(vectors, batch.buckets, self.age_weights())[batch.output]
+        return history_mean_rows(vectors, rows, batch.position, self.age_weights())[batch.output]
 
     def padded(self, item_seq: Tensor, length: Tensor) -> Tensor:
         """q [B, d_plm] of right-padded histories, int64 [B, L] with lengths [B]."""

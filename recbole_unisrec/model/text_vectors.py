@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_unisrec.data.features import scale_features
-from recbole_unisrec.model.encoder import Buckets
+from recbole_unisrec.model.encoder import Buckets, Rows
 
 
 def unit_features(weight: Tensor, how: str, reference: Tensor | None = None) -> Tensor:
@@ -42,6 +42,30 @@ def history_mean(vectors: Tensor, buckets: Buckets, weight: Tensor) -> Tensor:
         means.append((mixing @ vectors[start : start + n * length].view(n, length, -1)).flatten(0, 1))
         start += n * length
     return torch.cat(means)
+
+
+def history_mean_rows(vectors: Tensor, rows: Rows, position: Tensor, weight: Tensor) -> Tensor:
+    """`history_mean` of packed sequences that are cut into `rows` for attention, in one product.
+
+    Parameters
+    ----------
+    vectors, weight
+        As in `history_mean`.
+    rows
+        See `model.encoder.Rows`; with keys of the row before.
+    position
+        int64 [T] places of the items in their sequences.
+
+    Returns
+    -------
+    Tensor
+        [T, k].
+    """
+    place = torch.arange(2 * rows.width, device=weight.device)
+    age = (place[rows.width :].unsqueeze(1) - place).clamp(0, len(weight) - 1)  # (width, keys)
+    mixing = torch.where(rows.mask.squeeze(1), weight[age], 0.0)  # (n, width, keys)
+    mean = torch.bmm(mixing, rows.keys(rows.cut(vectors))).flatten(0, 1)[: len(vectors)]
+    return mean / weight.square().cumsum(0).sqrt()[position].unsqueeze(1)
 
 
 def _mixing(weight: Tensor) -> Tensor:

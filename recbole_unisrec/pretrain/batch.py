@@ -58,7 +58,9 @@ class PretrainBatch:
         def move(value: Any) -> Any:
             if isinstance(value, list):
                 return [move(each) for each in value]
-            return value.to(device) if isinstance(value, Tensor | PackedBatch) else value
+            if isinstance(value, PackedBatch):
+                return value.to(device)
+            return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
 
         return PretrainBatch(**{name: move(getattr(self, name)) for name in self.__dataclass_fields__})
 

@@ -12,6 +12,7 @@ from recbole_unisrec.model.losses import MAX_BOUNDED_SCALE
 
 MASKINGS = ("exclude", "authors")
 LOGITS_PER_BLOCK = 4_000_000  # elements of the largest block of logits (16 MB in float32)
+ON_ACCELERATOR = 64_000_000
 
 
 class _Contrast(torch.autograd.Function):
@@ -24,7 +25,7 @@ class _Contrast(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, query: Tensor, key: Tensor, ids: Tensor, owner: Tensor | None, first: int, scale: float,
-        exclude: bool, dtype: torch.dtype,
+        exclude: bool, dtype: torch.dtype, there: Tensor | None,
     ) -> Tensor:  # fmt: skip
         accumulate = torch.float64 if query.dtype == torch.float64 else torch.float32
         q, k = (query.detach() * scale).to(dtype), key.detach().to(dtype)
@@ -32,40 +33,34 @@ class _Contrast(torch.autograd.Function):
         loss = torch.zeros((), dtype=accumulate, device=q.device)
         grad_query = torch.empty(q.shape, dtype=accumulate, device=q.device) if needs_grad else None
         grad_key = torch.zeros(k.shape, dtype=accumulate, device=q.device) if needs_grad else None
-        same_item, same_owner = _Same(ids), _Same(owner) if owner is not None else None
+        left_out = _LeftOut(ids, owner) if there is None else _Masked(ids, owner, there)
+        each = q.new_ones(len(q), dtype=accumulate) if there is None else there[first : first + len(q)].to(accumulate)
         bounded = scale <= MAX_BOUNDED_SCALE  # vectors have length one: no exponential overflows
-        n = max(1, LOGITS_PER_BLOCK // max(1, len(k)))
+        n = max(1, (LOGITS_PER_BLOCK if q.device.type == "cpu" else ON_ACCELERATOR) // max(1, len(k)))
         for start in range(0, len(q), n):
             mine = q[start : start + n]
             place = first + start
             positive = k[place : place + len(mine)].to(accumulate)
             wanted = (mine.to(accumulate) * positive).sum(dim=1)  # (n,)
             logits = mine @ k.T  # (n, K)
-            row, column = same_item.of(place, len(mine))
-            if same_owner is not None:
-                far = owner[column] != owner[row + place]  # type: ignore[index]
-                counted, (row_o, column_o) = row[far], same_owner.of(place, len(mine))
-                row, column = torch.cat([row, row_o]), torch.cat([column, column_o])
-            else:
-                counted = row
-            at = torch.arange(len(mine), device=q.device)
-            row, column = torch.cat([row, at]), torch.cat([column, at + place])  # and the positives
+            left_out.choose(place, len(mine))
             if not bounded:
-                logits[row, column] = float("-inf")
+                left_out.fill(logits, float("-inf"))
                 top = torch.maximum(logits.amax(dim=1).to(accumulate), wanted)
                 top = top if exclude else top.clamp(min=0)
                 logits.sub_(top.to(dtype).unsqueeze(1))
                 wanted = wanted - top.to(dtype)
             exponential = logits.exp_()
             if bounded:
-                exponential[row, column] = 0.0
+                left_out.fill(exponential, 0.0)
             total = exponential.sum(dim=1, dtype=accumulate)  # of the negatives
             if not exclude:  # each adds exp(0), and moves nothing
-                ones = torch.bincount(counted, minlength=len(mine))
+                ones = left_out.counted()
                 total = total + (ones if bounded else ones * (-top.to(dtype)).to(accumulate).exp())
-            loss += F.softplus(total.log() - wanted).sum()
+            share = each[start : start + n]
+            loss += (F.softplus(total.log() - wanted) * share).sum()
             if grad_query is not None and grad_key is not None:
-                weight = (1 / (total + wanted.exp())).unsqueeze(1)
+                weight = (share / (total + wanted.exp())).unsqueeze(1)
                 pull = total.unsqueeze(1) * weight  # 1 - softmax of the positive
                 grad_query[start : start + n] = ((exponential @ k) * weight - positive * pull) * scale
                 exact = mine.to(accumulate)
@@ -78,7 +73,61 @@ class _Contrast(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         grad_query, grad_key = ctx.saved_tensors
-        return grad_outputs[0] * grad_query, grad_outputs[0] * grad_key, *([None] * 6)
+        return grad_outputs[0] * grad_query, grad_outputs[0] * grad_key, *([None] * 7)
+
+
+class _LeftOut:
+    """Which keys are no negatives of a row: the positive, and others of its id or owner. Few are, so they are listed."""
+
+    def __init__(self, ids: Tensor, owner: Tensor | None) -> None:
+        self.item, self.owner = _Same(ids), owner
+        self.same_owner = None if owner is None else _Same(owner)
+
+    def choose(self, first: int, n: int) -> None:
+        """Those of the rows ``first ... first + n - 1``."""
+        row, column = self.item.of(first, n)
+        self.n, self.row_of_item = n, row
+        if self.owner is not None and self.same_owner is not None:
+            self.row_of_item = row[self.owner[column] != self.owner[row + first]]
+            row_o, column_o = self.same_owner.of(first, n)
+            row, column = torch.cat([row, row_o]), torch.cat([column, column_o])
+        at = torch.arange(n, device=row.device)
+        self.place = torch.cat([row, at]), torch.cat([column, at + first])
+
+    def fill(self, values: Tensor, value: float) -> None:
+        """Put a value in their places of [n, K]."""
+        values[self.place] = value
+
+    def counted(self) -> Tensor:
+        """int64 [n]: those of each row's id that are of other owners."""
+        return torch.bincount(self.row_of_item, minlength=self.n)
+
+
+class _Masked(_LeftOut):
+    """The same as a mask [n, K], for batches of fixed shape: keys that are not `there` are left out too."""
+
+    def __init__(self, ids: Tensor, owner: Tensor | None, there: Tensor) -> None:
+        self.ids, self.owner, self.there = ids, owner, there
+
+    def choose(self, first: int, n: int) -> None:
+        """Those of the rows ``first ... first + n - 1``."""
+        mine = slice(first, first + n)
+        place = torch.arange(len(self.ids), device=self.ids.device)
+        own = place[mine].unsqueeze(1) == place
+        self.same = (self.ids[mine].unsqueeze(1) == self.ids) & ~own
+        near = own
+        if self.owner is not None:
+            near = self.owner[mine].unsqueeze(1) == self.owner
+        self.mask = self.same | near | own | ~self.there
+        self.same &= ~near & self.there
+
+    def fill(self, values: Tensor, value: float) -> None:
+        """Put a value in their places of [n, K]."""
+        values.masked_fill_(self.mask, value)
+
+    def counted(self) -> Tensor:
+        """int64 [n]: those of each row's id that are of other owners."""
+        return self.same.sum(dim=1)
 
 
 class _Same:
@@ -102,7 +151,7 @@ class _Same:
 
 def contrast(
     query: Tensor, key: Tensor, ids: Tensor, temperature: float, masking: str = "exclude", owner: Tensor | None = None,
-    first: int = 0, dtype: torch.dtype | None = None,
+    first: int = 0, dtype: torch.dtype | None = None, there: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Sum over rows of −log( exp(q·k₊/τ) / Σ_k exp(q·k/τ) ), where keys of the row's own id are no negatives.
 
@@ -125,6 +174,8 @@ def contrast(
         See `key`; the place of this process's rows in the global batch.
     dtype
         Of the matrix products; sums are in float32 (float64 for float64).
+    there
+        bool [K]: rows and keys that only fill up are False and count for nothing; None is all of them there.
 
     Returns
     -------
@@ -135,7 +186,7 @@ def contrast(
     if masking not in MASKINGS:
         raise ValueError(f"unknown contrastive_masking {masking!r}; choose one of {', '.join(MASKINGS)}")
     loss = _Contrast.apply(
-        query, key, ids, owner, first, 1 / temperature, masking == "exclude", dtype or query.dtype
+        query, key, ids, owner, first, 1 / temperature, masking == "exclude", dtype or query.dtype, there
     )  # fmt: skip
     assert isinstance(loss, Tensor)
     return loss

@@ -13,7 +13,7 @@ from recbole_unisrec.errors import UserError
 from recbole_unisrec.pretrain.domains import read_description
 from recbole_unisrec.pretrain.features import MixtureFeatures
 from recbole_unisrec.pretrain.views import Rows, cut_rows, hashed_uniform, next_items
-from recbole_unisrec.setting_table import DataSettings, PretrainSettings, TextSettings
+from recbole_unisrec.setting_table import DataSettings, PretrainSettings, RunSettings, TextSettings
 
 HELD_OUT_SHARE = 0.05  # of a domain's users at most
 
@@ -140,3 +140,9 @@ class MixtureDataset:
         start = np.maximum(self.offsets[users], target - self.window)
         bounds = (start, target, target - start)
         return cut_rows(self.items, *bounds), next_items(self.items, *bounds)
+
+
+def on_device(config: Any) -> bool:
+    """Whether the feature table goes to the device as a whole (``features_on``)."""
+    where = TextSettings.from_config(config).features_on
+    return where == "device" or (where == "auto" and RunSettings.from_config(config).device.type == "cuda")

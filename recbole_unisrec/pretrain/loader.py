@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from recbole_unisrec.data.sequences import cut_segments
 from recbole_unisrec.distributed import World
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.pretrain.batch import PretrainBatch, make_batch
 from recbole_unisrec.pretrain.dataset import MixtureDataset
-from recbole_unisrec.pretrain.views import Augmentation, cut_rows, next_items
+from recbole_unisrec.pretrain.views import Augmentation, Rows, cut_rows, next_items
 
 PAIRS = ("random", "segments")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a batch of a process is made of.
+
+    Attributes
+    ----------
+    plain, view
+        Its histories, in two views.
+    ids, owner, sizes
+        Of the global batch, see `pretrain.batch.PretrainBatch`.
+    """
+
+    plain: Rows
+    view: Rows
+    ids: Tensor
+    owner: Tensor | None
+    sizes: list[int]
 
 
 class Pairs:
@@ -29,12 +50,17 @@ class Pairs:
     ----------
     domains
         int64 [n_domains + 1]: rows of the domains before each (users stand by domain).
+    n_positions
+        Items of all histories.
     """
 
     def __init__(self, dataset: MixtureDataset) -> None:
         self.dataset = dataset
         first = np.searchsorted(dataset.user_domain[dataset.train_users], np.arange(len(dataset.domains) + 1))
         self.domains: np.ndarray = dataset.pair_offsets[first]
+        n, window = np.diff(dataset.pair_offsets), dataset.window  # histories of 1, 2, ... items, up to the window
+        whole = np.minimum(n, window)
+        self.n_positions = int((whole * (whole + 1) // 2 + (n - whole) * window).sum())
 
     def bounds(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """``start``, ``stop`` and ``first`` of `views.cut_rows`, int64 [k], of the rows `index`."""
@@ -56,6 +82,7 @@ class Segments:
         begin, end = torch.from_numpy(o[users]), torch.from_numpy(o[users + 1])
         cut = cut_segments(torch.empty(0), begin, end, dataset.window)
         self._bounds = tuple(t.numpy() for t in (cut.start, cut.stop - 1, cut.first))
+        self.n_positions = int((self._bounds[1] - self._bounds[0]).sum())
         domain = dataset.user_domain[users[np.searchsorted(o[users], self._bounds[0], side="right") - 1]]
         self.domains: np.ndarray = np.searchsorted(domain, np.arange(len(dataset.domains) + 1))
 
@@ -145,13 +172,24 @@ class PretrainLoader:
         return mixed[rng.permutation(len(mixed))]
 
     def __iter__(self) -> Iterator[PretrainBatch]:
+        features = self.dataset.features if self.gather else None
+        n_ids = self.dataset.features.n_items * 2
+        for draw in self.draws():
+            before = sum(draw.sizes[: self.world.rank])
+            target = draw.ids[before : before + draw.sizes[self.world.rank]]
+            yield make_batch(
+                draw.plain, draw.view, target, features, n_ids, draw.ids, draw.owner, draw.sizes, self.at_a_time
+            )
+
+    def draws(self) -> Iterator[Draw]:
+        """What the batches of the epoch are made of."""
         order = self.order(self.epoch)
         cuts = np.linspace(0, len(order), self.n_batches + 1).astype(np.int64)
         for step in range(self.first_step, self.n_batches):
-            yield self.batch(order, int(cuts[step]), int(cuts[step + 1]), step)
+            yield self.draw(order, int(cuts[step]), int(cuts[step + 1]), step)
         self.epoch, self.first_step = self.epoch + 1, 0
 
-    def batch(self, order: np.ndarray, first: int, last: int, step: int) -> PretrainBatch:
+    def draw(self, order: np.ndarray, first: int, last: int, step: int) -> Draw:
         """The part of this process of the global batch ``order[first:last]``."""
         bounds = self.rows.bounds(order[first:last])
         start, stop, least = bounds
@@ -165,8 +203,4 @@ class PretrainLoader:
         owner = None
         if isinstance(self.rows, Segments):
             owner = torch.from_numpy(np.repeat(np.arange(last - first), n_pairs))
-        before = int(sizes[: self.world.rank].sum())
-        target = ids[before : before + int(sizes[self.world.rank])]
-        features = self.dataset.features if self.gather else None
-        n_ids = self.dataset.features.n_items * 2
-        return make_batch(plain, view, target, features, n_ids, ids, owner, sizes.tolist(), self.at_a_time)
+        return Draw(plain, view, ids, owner, sizes.tolist())

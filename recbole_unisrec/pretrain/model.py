@@ -16,6 +16,7 @@ from recbole_unisrec.model.unisrec import UniSRec
 from recbole_unisrec.pretrain.batch import PretrainBatch
 from recbole_unisrec.pretrain.contrast import contrast
 from recbole_unisrec.pretrain.dataset import MixtureDataset
+from recbole_unisrec.pretrain.fixed import FixedBatch
 from recbole_unisrec.setting_table import PretrainSettings
 
 
@@ -52,8 +53,10 @@ class UniSRecPretrain(UniSRec):
         again = [checkpoint(self.packed_outputs, part, table, use_reentrant=False) for part in parts]
         return torch.cat(again)
 
-    def task_losses(self, batch: PretrainBatch) -> tuple[Tensor, Tensor]:
+    def task_losses(self, batch: PretrainBatch | FixedBatch) -> tuple[Tensor, Tensor]:
         """Sequence-item and sequence-sequence loss (Eq. 8, 9): this process's part of the mean over the global batch."""
+        if isinstance(batch, FixedBatch):
+            return self._fixed_losses(batch)
         x = self.features[batch.unique] if batch.features is None else batch.features
         table = self.moe_adaptor(x)  # (U, d)
         seq_output = self.outputs_in_parts(batch.plain, table)[batch.plain_order]  # (b, d)
@@ -70,6 +73,22 @@ class UniSRecPretrain(UniSRec):
             return loss / len(batch.ids)
 
         return task(items), task(seq_output_aug)
+
+    def _fixed_losses(self, batch: FixedBatch) -> tuple[Tensor, Tensor]:
+        """`task_losses` of a batch of fixed shape, with the features of all items on the device."""
+        rows, plain, view, target = batch.localised()
+        table = self.moe_adaptor(self.features[rows])  # (U, d)
+        query, other = self.packed_outputs(plain, table), self.packed_outputs(view, table)  # (P, d)
+        kind = query.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
+        there = batch.ids > 0
+
+        def task(key: Tensor) -> Tensor:
+            exact = key if key.dtype == torch.float64 else key.float()
+            loss = contrast(query, exact, batch.ids, self.temperature, self.masking, batch.owner, 0, dtype, there=there)
+            return loss / there.sum()
+
+        return task(self.scaled(table[target])), task(other)
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """ℓ_SI + λ·ℓ_SS (Eq. 10), scalar."""

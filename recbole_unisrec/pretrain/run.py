@@ -16,14 +16,14 @@ from recbole.utils import init_seed
 
 from recbole_unisrec import distributed
 from recbole_unisrec.memory import keep_freed_memory
-from recbole_unisrec.pretrain.dataset import MixtureDataset
+from recbole_unisrec.pretrain.dataset import MixtureDataset, on_device
 from recbole_unisrec.pretrain.loader import PretrainLoader
 from recbole_unisrec.pretrain.model import UniSRecPretrain
 from recbole_unisrec.pretrain.trainer import UniSRecPretrainTrainer
 from recbole_unisrec.pretrain.views import Augmentation
 from recbole_unisrec.record import say, start_logging
 from recbole_unisrec.run_state import locked
-from recbole_unisrec.setting_table import PretrainSettings, RunSettings, TextSettings, TrainingSettings
+from recbole_unisrec.setting_table import PretrainSettings, RunSettings, TrainingSettings
 
 MODEL = "UniSRecPretrain"
 
@@ -55,12 +55,6 @@ def make_loader(config: Config, dataset: MixtureDataset, world: distributed.Worl
         dataset, training.train_batch_size, augmentation, training.seed, s.domain_sampling, world,
         gather=not on_device(config), at_a_time=s.rows_at_a_time, pairs=s.pretrain_pairs,
     )  # fmt: skip
-
-
-def on_device(config: Config) -> bool:
-    """Whether the feature table goes to the device as a whole (``features_on``)."""
-    where = TextSettings.from_config(config).features_on
-    return where == "device" or (where == "auto" and RunSettings.from_config(config).device.type == "cuda")
 
 
 def pretrain(config: Config, resume: bool = False, verbose: bool = False) -> PretrainResult:

@@ -10,14 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from dataset_tools.common import write_text
 from recbole_unisrec import checkpoint as store
+from recbole_unisrec.data.ahead import ahead
 from recbole_unisrec.distributed import World, barrier, copy_from_first, sum_gradients, sum_over
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.metrics import rank_metrics
 from recbole_unisrec.model.losses import target_ranks
+from recbole_unisrec.pretrain.batch import PretrainBatch
+from recbole_unisrec.pretrain.dataset import on_device
+from recbole_unisrec.pretrain.fixed import FixedBatches, RecordedPretraining
 from recbole_unisrec.pretrain.gates import GateSpread, gate_spread, plot_gates
 from recbole_unisrec.pretrain.loader import PretrainLoader
 from recbole_unisrec.pretrain.model import UniSRecPretrain
@@ -67,6 +72,8 @@ class UniSRecPretrainTrainer(PackedTrainer):
         self.history: list[dict[str, Any]] = []
         self.spreads: list[GateSpread] = []
         self.begin, self.step, self.sums = 0, 0, [0.0, 0.0]
+        self._recordings: RecordedPretraining | None = None
+        self._fixed: FixedBatches
         self.say: Callable[[str], None] = self.logger.info
         copy_from_first(list(model.parameters()), self.world)
 
@@ -209,32 +216,27 @@ class UniSRecPretrainTrainer(PackedTrainer):
         self.model.train()
         self.loader.start_at(epoch, self.step)
         sums = torch.tensor(self.sums, dtype=torch.float64, device=self.device)
+        recorded = self._recorded()
+        if recorded is not None:
+            sums = recorded.sums.copy_(sums)
         n_steps, rank = len(self.loader), self.world.rank
         check = 1 if self.device.type == "cpu" else NAN_CHECK_EVERY
         first = self.step
         bar = tqdm(
-            self.loader, desc=f"epoch {epoch:>3}", unit="step", leave=False, disable=None if show_progress else True,
+            ahead(self.loader if recorded is None else self._fixed, self.device), desc=f"epoch {epoch:>3}", unit="step", leave=False, disable=None if show_progress else True,
             total=n_steps, initial=first,
         )  # fmt: skip
         n_rows = 0
         for step, batch in enumerate(bar, first):
-            n_rows += len(batch.ids)
+            n_rows += len(batch) if recorded is not None else len(batch.ids)
             # dropout and gate noise follow from the step, so no random state needs to be kept
             torch.manual_seed(mix_seed(self.training.seed, epoch, step, rank))
-            batch = batch.to(self.device)
-            self.optimizer.zero_grad(set_to_none=True)
-            with self.autocast():
-                seq_item, seq_seq = self.model.task_losses(batch)
-                loss = seq_item + self.model.weight_seq * seq_seq
-            loss.backward()
-            sum_gradients(self.model.parameters(), self.world)
-            parts = sum_over(torch.stack([seq_item.detach(), seq_seq.detach()]).double(), self.world)
-            sums = sums + parts
+            if recorded is not None:
+                recorded(batch)
+            else:
+                sums = sums + self._step(batch.to(self.device))
             if (step % check == 0 or step + 1 == n_steps) and not torch.isfinite(sums).all():
                 raise UserError(self._nan(epoch, step, check))
-            if self.clip_grad_norm:
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
-            self.optimizer.step()
             self.step = step + 1
             if show_progress and (step % check == 0):
                 bar.set_postfix(loss=f"{float(sums[0]) / (step + 1):.4f}", refresh=False)
@@ -250,6 +252,32 @@ class UniSRecPretrainTrainer(PackedTrainer):
             "seconds": seconds,
             "rows_per_second": n_rows / seconds,
         }
+
+    def _step(self, batch: PretrainBatch) -> Tensor:
+        """One step; the losses of the tasks over all processes, float64 [2]."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.autocast():
+            seq_item, seq_seq = self.model.task_losses(batch)
+            loss = seq_item + self.model.weight_seq * seq_seq
+        loss.backward()
+        sum_gradients(self.model.parameters(), self.world)
+        self.move_weights()
+        return sum_over(torch.stack([seq_item.detach(), seq_seq.detach()]).double(), self.world)
+
+    @property
+    def graphs(self) -> bool:
+        """Whether steps are to run as CUDA graphs, if a batch goes through the encoder as a whole."""
+        return super().graphs and on_device(self.config)
+
+    def _recorded(self) -> RecordedPretraining | None:
+        """What runs recorded steps, the same one in all epochs; None if steps are launched one by one."""
+        at_a_time = self.loader.at_a_time
+        if not self.graphs or 0 < at_a_time < -(-int(self.loader.rows.domains[-1]) // len(self.loader)):
+            return None
+        if self._recordings is None or self._fixed.loader is not self.loader:
+            self._fixed = FixedBatches(self.loader)
+            self._recordings = RecordedPretraining(self, self.recorder(), self.say)
+        return self._recordings
 
     def _nan(self, epoch: int, step: int, check: int) -> str:
         where = f"step {step}" if check == 1 or step == 0 else f"one of the {check} steps up to {step}"

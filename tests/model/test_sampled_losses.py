@@ -1,5 +1,7 @@
 """Losses over a sample, against a slow way to write them down."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +10,7 @@ from torch import Tensor
 from recbole_unisrec.data.sequences import seen_of_padded
 from recbole_unisrec.model import sampled_losses
 from recbole_unisrec.model.losses import softmax_cross_entropy
-from recbole_unisrec.model.sampled_losses import gbce_beta, sampled_loss
+from recbole_unisrec.model.sampled_losses import gbce_beta, gbce_offset, sampled_loss
 
 pytestmark = pytest.mark.hardware
 N, P, M, D = 9, 11, 5, 4
@@ -27,9 +29,10 @@ def slow(
             below = scores[target[p]].exp() + sum((w * scores[i].exp() for i, w in others), hidden.new_zeros(()))
             total = total - (scores[target[p]].exp() / below).log()
         else:
-            right = beta * torch.sigmoid(scores[target[p]]).log()
-            wrong = sum((w * (1 - torch.sigmoid(scores[i])).log() for i, w in others), hidden.new_zeros(()))
-            total = total - (right + wrong) / (1 + weight.sum())
+            offset = (beta / weight.sum()).log()
+            right = (torch.sigmoid(scores[target[p]] + offset) ** beta).log()
+            wrong = sum((w * (1 - torch.sigmoid(scores[i] + offset)).log() for i, w in others), hidden.new_zeros(()))
+            total = total - (right + wrong)
     return total / len(hidden)
 
 
@@ -99,3 +102,29 @@ def test_beta_of_the_paper() -> None:
     assert gbce_beta(256, 10_001, 0.0) == pytest.approx(1.0)
     assert gbce_beta(256, 10_001, 1.0) == pytest.approx(0.0256)
     assert gbce_beta(1, 101, 0.75) == pytest.approx(0.01 * (0.75 * (1 - 100) + 100))
+
+
+def test_gbce_of_one_pair_by_hand() -> None:
+    beta = gbce_beta(2, 5, 0.75)  # half of the four other items: 0.5·(0.75·(1 − 2) + 2)
+    assert beta == 0.625
+    hidden, table = torch.tensor([[2.0]]).double(), torch.tensor([[0.5], [-1.0], [0.25]]).double()
+    target, negative, drawn = torch.tensor([0]), torch.tensor([1, 2]), torch.tensor([3.0, 1.0]).double()
+    b = math.log(0.625 / 4)
+    right = 0.625 * math.log(1 + math.exp(-(1.0 + b)))
+    wrong = 3 * math.log(1 + math.exp(-2.0 + b)) + math.log(1 + math.exp(0.5 + b))
+    assert sampled_loss(hidden, table, target, negative, drawn.log(), beta=beta).item() == pytest.approx(right + wrong)
+
+
+def test_gbce_begins_where_pull_and_push_balance() -> None:
+    hidden = torch.zeros(3, 1, dtype=torch.float64)
+    table = torch.zeros(7, 1, dtype=torch.float64)
+    bias = torch.zeros(3, 2, dtype=torch.float64, requires_grad=True)  # of the positive and of one negative of each
+    seen = seen_of_padded(torch.tensor([[0, 1], [0, 2], [0, 3]]), torch.tensor([2, 2, 2]))
+    beta, drawn = 0.4, torch.tensor([1.0, 2.0, 1.0, 1.0, 1.0, 1.0], dtype=torch.float64)
+    loss = sampled_loss(
+        hidden, table, torch.zeros(3, dtype=torch.int64), torch.arange(1, 7), drawn.log(), beta=beta, seen=seen, bias=bias.flatten()
+    )  # fmt: skip
+    (gradient,) = torch.autograd.grad(loss, bias)
+    negative, positive = gradient.T * 3  # the last item comes first
+    torch.testing.assert_close(negative / drawn[:3] * drawn.sum(), -positive)
+    assert gbce_offset(beta, drawn.sum()).item() == pytest.approx(math.log(0.4 / 7))
