@@ -23,7 +23,7 @@ from recbole_unisrec.data.split_names import OWN_SPLITS, split_function
 from recbole_unisrec.data.splits import Sequences
 from recbole_unisrec.registry import MIXTURE_LOADER, MODELS, Entry, props_folder, resolve
 from recbole_unisrec.setting_checks import check_all, defaults_of
-from recbole_unisrec.setting_table import EvaluationSettings, RunSettings, TrainingSettings
+from recbole_unisrec.setting_parts import value_of
 
 
 def _register_names(name: str, entry: Entry) -> None:
@@ -45,7 +45,7 @@ def _register_dataloader() -> None:
 
     @functools.wraps(original)
     def get_dataloader(config: Any, phase: str) -> Any:
-        model, mode = RunSettings.from_config(config).model, TrainingSettings.from_config(config).train_mode
+        model, mode = (value_of(config, name) for name in ("model", "train_mode"))  # of any model: nothing is checked
         loader = MODELS[model].loader_path if model in MODELS else ""
         if loader and (loader == MIXTURE_LOADER or (phase == "train" and mode != "prefix")):
             return resolve(loader)
@@ -89,7 +89,7 @@ def _register_splits() -> None:
 
     @functools.wraps(original)
     def build(self: Any) -> list[Any]:
-        args = EvaluationSettings.from_config(self.config).eval_args
+        args = value_of(self.config, "eval_args")  # of any dataset: nothing is checked
         kind = next(iter(args["split"] or {}), None)
         if self.benchmark_filename_list is not None and kind == "ALL":
             train, *others = original(self)

@@ -191,6 +191,17 @@ def test_run_recbole_and_prefix_mode(ring: Path, small: dict[str, Any]) -> None:
     assert set(result["test_result"]) == {"hit@3", "ndcg@3"}
 
 
+@pytest.mark.usefixtures("ring")
+def test_runs_of_recboles_own_are_left_as_they_are() -> None:
+    settings = {
+        "epochs": 1, "hidden_size": 16, "inner_size": 16, "learner": "unheard-of", "train_neg_sample_args": None, "worker": 0,
+        "load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "topk": [3], "valid_metric": "NDCG@3",
+        "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full"}, "show_progress": False,
+    }  # fmt: skip
+    result = run_recbole(model="SASRec", dataset="ring", config_dict=settings, saved=False)  # RecBole takes Adam then
+    assert result["test_result"]["ndcg@3"] >= 0
+
+
 def test_objective_function_for_hyper_parameter_tuning(
     ring: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
