@@ -169,9 +169,11 @@ class Snapshot:
         return order[self.alive[order]]
 
     @cached_property
-    def lower_titles(self) -> pl.Series:
-        """Titles in lower case, to search in."""
-        return self.items["title"].str.to_lowercase()
+    def words(self) -> pl.Series:
+        """Titles and the beginnings of the texts in lower case, to search in."""
+        begins = pl.col("text").str.head(TITLE_LENGTH)
+        own = pl.when(begins.str.starts_with(pl.col("title"))).then(begins).otherwise(pl.col("title") + "\n" + begins)
+        return self.items.select(own.str.to_lowercase()).to_series()
 
     @cached_property
     def total_popularity(self) -> int:
@@ -211,11 +213,14 @@ def known_rows(ids: pl.Series) -> dict[str, int]:
 
 
 def search_items(snapshot: Snapshot, words: str, limit: int) -> list[int]:
-    """Rows of items whose title holds all words in any case, the most popular first, after the one with that id."""
+    """Rows of items that hold all words in any case, in the title or in the beginning of the text (brand, category).
+
+    The most popular come first, after the one with that id.
+    """
     found = [row for row in (snapshot.row(words),) if row is not None]
     parts = words.lower().split()
     if parts:
-        lower = snapshot.lower_titles
+        lower = snapshot.words
         hit = pl.Series([True]).new_from_index(0, len(lower))
         for part in parts[:20]:
             hit = hit & lower.str.contains(part, literal=True)

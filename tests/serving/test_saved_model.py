@@ -242,3 +242,20 @@ def test_a_full_catalogue_says_so(saved: Path) -> None:
     rec.remove_items(["item-1"])
     rec.add_items(new("c"), vectors(1))
     assert len(rec) == N_ITEMS + 2
+
+
+def test_other_titles_are_shown_and_found(saved: Path) -> None:
+    from recbole_unisrec.serving.catalogue import search_items
+
+    rec = load(saved)
+    before, version = rec.recommend(["item-1"], k=3), rec.snapshot.version
+    rec.set_titles({"item-4": "Ein Name", "nobody": "x", "item-5": ""})
+    assert rec.snapshot.version > version
+    assert rec.recommend(["item-1"], k=3).scores == before.scores
+    again = load(rec.save(saved))
+    for one in (rec, again):
+        rows = [one.snapshot.row("item-4"), one.snapshot.row("item-5")]
+        assert one.snapshot.titles(rows) == ["Ein Name", "thing number 5"]
+        # by the new title, and by the words of the text as before
+        assert [one.snapshot.ids([row]) for row in search_items(one.snapshot, "EIN name", 5)] == [["item-4"]]
+        assert one.snapshot.row("item-4") in search_items(one.snapshot, "number 4", N_ITEMS)
