@@ -150,6 +150,9 @@ def rounds_again(checkpoint: str) -> int:
 
 
 def _config(folder: Path, suffix: str, k: int, how: Learning) -> Any:
+    import torch
+
+    from dataset_tools.precision import has_fast_bf16
     from recbole_unisrec.settings import build_config
 
     settings: dict[str, Any] = {
@@ -164,6 +167,7 @@ def _config(folder: Path, suffix: str, k: int, how: Learning) -> Any:
         "epochs": how.most,
         "stopping_step": how.patience,
         "show_progress": how.bars,
+        "precision": "bf16" if has_fast_bf16("cuda" if torch.cuda.is_available() else "cpu") else "fp32",
     }
     if how.seed is not None:
         settings["seed"] = how.seed

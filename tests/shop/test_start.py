@@ -326,3 +326,9 @@ def test_later_files_say_what_was_sent_back_or_cancelled(shop):
         "1",
         "5",
     ]
+
+
+@pytest.mark.parametrize(("fast", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_it_learns_in_bf16_where_the_processor_multiplies_it(tmp_path, monkeypatch, fast, precision):
+    monkeypatch.setattr("dataset_tools.precision.has_fast_bf16", lambda kind: fast)
+    assert training._config(tmp_path, "feat1LSA", 3, training.Learning(epochs=1))["precision"] == precision
