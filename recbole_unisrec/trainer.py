@@ -135,10 +135,13 @@ class PackedTrainer(Trainer):
         try:
             return self._epoch_of_steps(train_data, epoch_idx, loss_func, show_progress)
         except torch.OutOfMemoryError as error:
-            size = self.training.train_batch_size
-            raise UserError(
-                f"the GPU's memory does not hold a step of {size} pairs; try train_batch_size={max(1, size // 2)}"
-            ) from error
+            raise self._does_not_fit() from error
+
+    def _does_not_fit(self) -> UserError:
+        size = self.training.train_batch_size
+        return UserError(
+            f"the GPU's memory does not hold a step of {size} pairs; try train_batch_size={max(1, size // 2)}"
+        )
 
     def _epoch_of_steps(self, train_data: Any, epoch_idx: int, loss_func: Any, show_progress: bool) -> float:
         self.model.train()

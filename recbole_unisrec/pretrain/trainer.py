@@ -187,7 +187,10 @@ class UniSRecPretrainTrainer(PackedTrainer):
         barrier(self.world)
         ended = self.begin > 0 and self.step == 0 and self._stops()
         for epoch in range(self.begin, self.begin if ended else epochs):
-            record = self._epoch(epoch, show_progress and self.world.first, saved)
+            try:
+                record = self._epoch(epoch, show_progress and self.world.first, saved)
+            except torch.OutOfMemoryError as error:
+                raise self._does_not_fit() from error
             if self.valid_every and ((epoch + 1) % self.valid_every == 0 or epoch + 1 == epochs):
                 record["valid"] = self.validate()
             self._gates(record, saved)

@@ -8,6 +8,7 @@ import torch
 from recbole.data import create_dataset
 
 from recbole_unisrec.distributed import World
+from recbole_unisrec.errors import UserError
 from recbole_unisrec.pretrain.contrast import contrast
 from recbole_unisrec.pretrain.fixed import FixedBatches
 from recbole_unisrec.pretrain.model import UniSRecPretrain
@@ -129,3 +130,12 @@ def test_few_shapes_occur(mixture: Path, tiny: dict[str, Any], pairs: str) -> No
 def _epoch(loader: Any, epoch: int) -> list[Any]:
     loader.start_at(epoch)
     return list(FixedBatches(loader))
+
+
+def test_out_of_memory_names_a_batch_size(mixture: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: UniSRecPretrain, batch: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(UniSRecPretrain, "task_losses", full)
+    with pytest.raises(UserError, match="a step of 128 pairs; try train_batch_size=64"):
+        pretrain(build_config(MODEL, "ab", [], tiny))
