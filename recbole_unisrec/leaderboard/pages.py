@@ -107,7 +107,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m recbole_unisrec.leaderboard.pages",
         description=(__doc__ or "").partition("\n")[0],
-        epilog="A page says what stands where: see the docstring of recbole_unisrec/leaderboard/pages.py.",
+        epilog="A page says in comments what stands where, see docs/compare.md.",
     )
     parser.add_argument("what", nargs="+", type=Path, metavar="PAGE", help="Markdown files, or folders of them")
     parser.add_argument(

@@ -161,7 +161,7 @@ class Selection:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of a `Selection`."""
-    parser.add_argument("what", nargs="+", metavar="FOLDER [ROW]", help="folders of leaderboards, or files *" + ENDING
+    parser.add_argument("what", nargs="+", metavar="FOLDER_OR_ROW", help="folders of leaderboards, or files *" + ENDING
                         + ", then the rows to show (default: all)")  # fmt: skip
     parser.add_argument(
         "--against",

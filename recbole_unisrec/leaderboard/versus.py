@@ -153,9 +153,12 @@ def tally(found: dict[Test, Comparison], row: str, base: str, metric: str) -> Ta
 
 
 def mean_ranks(results: Sequence[SetResult], metric: str) -> dict[str, float]:
-    """Mean over the datasets of a row's place among the rows that every dataset has; 1 is best, equal rows share a place."""
+    """Mean over the datasets of a row's place among the rows that every dataset has; 1 is best, equal rows share a place.
+
+    Empty where there are not two such rows.
+    """
     common = set.intersection(*(set(result.rows) for result in results)) if results else set()
-    if not common:
+    if len(common) < 2:
         return {}
     names = sorted(common)
     means = np.array([[result.rows[name].values(metric).mean() for name in names] for result in results])

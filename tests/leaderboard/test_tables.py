@@ -157,6 +157,11 @@ def test_mean_ranks_and_gains_by_hand(three: Path) -> None:
     assert table.header[:4] == ("row", "A", "B", "mean rank")
     assert rows["text-kNN"][3] == rows["UniSRec-inductive-ours"][3] == "1.5"
     assert rows["UniSRec-inductive-ours"][4] == "–"  # none found at 10 on B: no geometric mean
+    for row in ("text-kNN", "UniSRec-inductive-ours"):
+        (three / f"C/runs/{row}").rename(three / f"C/{row}")
+    store(three / "C", "Pop", "p", 2020, 3, dataset="C")
+    alone = tables.summary([three / name for name in "ABC"], [], ["text-kNN"], "").figures("ndcg@10")
+    assert all(row[alone.header.index("mean rank")].text == "–" for row in alone.rows)  # Pop alone has no rank
     hit = {row[0].text: [cell.text for cell in row] for row in found.figures("ndcg@50").rows}
     knn, ours = (np.array([0.5 / np.log2(rank + 1) for rank in ranks]) for ranks in ((5, 5), (1, 30)))
     assert hit["UniSRec-inductive-ours"][4] == f"{np.sqrt((ours / knn).prod()) - 1:+.1%}"
