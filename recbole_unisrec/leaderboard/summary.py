@@ -230,7 +230,7 @@ class Summary:
             found.append(
                 Block("text", f"A win or a loss against {' or '.join(self.against)} has p < {ALPHA:g} in a paired t-test over users "
                       f"(each user's mean over seeds), two-sided, Holm-corrected for all {len(self.tests):,} tests of this page. "
-                      "A gain over several datasets is the geometric mean."),
+                      "A gain is the geometric mean over the datasets that have both rows."),
             )  # fmt: skip
         if said := self.missing():
             found.append(Block("text", said))
