@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.watch import Watch
 
+_STARTS = itertools.count()  # how often this process has joined the others
 TIMEOUT = datetime.timedelta(minutes=30)  # a rank may wait while rank 0 writes
 
 
@@ -65,8 +68,12 @@ def start(backend: str | None = None) -> World:
         return World()
     if not dist.is_initialized():
         chosen = backend or ("nccl" if torch.cuda.is_available() else "gloo")
+        number = next(_STARTS)
         try:
-            dist.init_process_group(chosen, timeout=TIMEOUT)
+            store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+            # keys of a group that was left are still in the store, and would be taken for those of this one
+            store = dist.PrefixStore(f"start-{number}", store)  # type: ignore[attr-defined]
+            dist.init_process_group(chosen, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         except (RuntimeError, ValueError) as error:
             raise UserError(f"cannot start {size} processes with {chosen}: {str(error).splitlines()[0]}") from error
     return World(dist.get_rank(), dist.get_world_size())
