@@ -42,7 +42,8 @@ def choose_start(given: dict[str, float | None], score: Callable[[dict[str, floa
     dict
         A value for each name of `TRIED`.
     """
-    point = {name: values[0] if given[name] is None else float(given[name] or 0) for name, values in TRIED.items()}
+    point = {name: values[0] for name, values in TRIED.items()}
+    point |= {name: value for name, value in given.items() if value is not None}
     found: dict[tuple[float, ...], float] = {}
     for name, values in TRIED.items():
         if given[name] is not None:

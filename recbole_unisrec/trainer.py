@@ -177,42 +177,37 @@ class PackedTrainer(Trainer):
         """
         if 0 < self.epochs <= self.start_epoch:  # resumed, and RecBole would put the last epoch in the best one's place
             return self.best_valid_score, self.best_valid_result
-        if self.start_epoch == 0 and valid_data and self.training.eval_step > 0:
+        fresh = self.start_epoch == 0 and self.model.text_path is not None
+        if fresh and valid_data and self.training.eval_step > 0:
             self._start_path(valid_data)
-        if (
-            self.start_epoch == 0 < self.epochs
-            and valid_data
-            and self.eval_step > 0
-            and self.model.text_path is not None
-        ):
-            self.best_valid_score, self.best_valid_result = self._valid_epoch(valid_data, show_progress=show_progress)
-            if saved:
-                self._save_checkpoint(-1, verbose=verbose)
+            if self.epochs > 0:
+                self.best_valid_score, self.best_valid_result = self._valid_epoch(
+                    valid_data, show_progress=show_progress
+                )
+                if saved:
+                    self._save_checkpoint(-1, verbose=verbose)
         return super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
 
     def _start_path(self, valid_data: Any) -> None:
         """Put the text's own path where validation has it best, unless it was trained before or somebody has said where."""
         path, pairs = self.model.text_path, getattr(getattr(valid_data, "_dataset", None), "pairs", None)
-        settings = TextPathSettings.from_config(self.config)
-        given = {name: getattr(settings, name) for name in TRIED}
         if path is None or pairs is None or not len(pairs) or self.transfer is not None:
             return
+        settings = TextPathSettings.from_config(self.config)
+        given = {name: getattr(settings, name) for name in TRIED}
         if None not in given.values():
             return
         metric, k = self.evaluation.valid_metric.lower().split("@")
         some, metric = some_pairs(pairs), metric if metric in RANK_METRICS else "ndcg"
 
-        def put(start: dict[str, float]) -> None:
-            path.start_at(start["text_path_decay"], start["text_path_popularity"])
-            if self.average is not None:
-                self.average = WeightAverage(self.model, self.average.decay)
-
         def score(start: dict[str, float]) -> float:
-            put(start)
+            path.start_at(start["text_path_decay"], start["text_path_popularity"])
             return rank_metrics(self.ranks(some), [metric], [int(k)])[f"{metric}@{k}"]
 
         self.path_start = choose_start(given, score)
-        put(self.path_start)
+        path.start_at(self.path_start["text_path_decay"], self.path_start["text_path_popularity"])
+        if self.average is not None:  # it begins where the weights do
+            self.average = WeightAverage(self.model, self.average.decay)
 
     def _epoch_of_graphs(self, train_data: PackedTrainLoader, epoch: int, show_progress: bool) -> float:
         if self.recorded is None or self.recorded.plan.loader is not train_data:
