@@ -50,13 +50,15 @@ def local_rank() -> int | None:
     return int(os.environ["LOCAL_RANK"]) if "WORLD_SIZE" in os.environ and "LOCAL_RANK" in os.environ else None
 
 
-def start(backend: str | None = None) -> World:
+def start(backend: str | None = None, prefix: str = "start") -> World:
     """Join the other processes, if ``torchrun`` started several.
 
     Parameters
     ----------
     backend
         ``nccl`` or ``gloo``; None takes nccl where a GPU is.
+    prefix
+        Of the keys of this group in the store, which keeps those of groups that were left.
 
     Raises
     ------
@@ -68,11 +70,9 @@ def start(backend: str | None = None) -> World:
         return World()
     if not dist.is_initialized():
         chosen = backend or ("nccl" if torch.cuda.is_available() else "gloo")
-        number = next(_STARTS)
         try:
             store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
-            # keys of a group that was left are still in the store, and would be taken for those of this one
-            store = dist.PrefixStore(f"start-{number}", store)  # type: ignore[attr-defined]
+            store = dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
             dist.init_process_group(chosen, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         except (RuntimeError, ValueError) as error:
             raise UserError(f"cannot start {size} processes with {chosen}: {str(error).splitlines()[0]}") from error
@@ -88,11 +88,12 @@ def running(backend: str | None = None) -> Iterator[World]:
     UserError
         If another process died; says which.
     """
-    world = start(backend)
+    prefix = f"start-{next(_STARTS)}"
+    world = start(backend, prefix)
     if world.size == 1:
         yield world
         return
-    watch = Watch(world.rank, world.size)
+    watch = Watch(world.rank, world.size, prefix)
     try:
         yield world
     except RuntimeError as error:  # of a collective operation, if another process is gone

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 BEAT = 2.0  # seconds between signs of life
 SILENCE = 30.0  # seconds without one after which a process counts as dead
@@ -24,16 +24,17 @@ class Watch:
     ----------
     rank, size
         This process among the others.
+    prefix
+        Of its keys in the store, see `distributed.start`.
     beat, silence
         See `BEAT` and `SILENCE`.
     """
 
-    def __init__(self, rank: int, size: int, beat: float = BEAT, silence: float = SILENCE) -> None:
+    def __init__(self, rank: int, size: int, prefix: str, beat: float = BEAT, silence: float = SILENCE) -> None:
         self.rank, self.size, self.beat, self.silence = rank, size, beat, silence
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        self.store = TCPStore(
-            address, port, is_master=False, wait_for_workers=False, timeout=datetime.timedelta(seconds=10)
-        )
+        store = TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=datetime.timedelta(seconds=10))
+        self.store = PrefixStore(prefix, store)
         self.dead: str | None = None
         self.over = threading.Event()
         self.found = threading.Event()

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from dataset_tools.common import run_cli
 from recbole_unisrec import quick_start
 from recbole_unisrec.cli import train_command
 from recbole_unisrec.compat import safe_torch_load
 from recbole_unisrec.settings import build_config
+from recbole_unisrec.watch import Watch
 from tests.conftest import SMALL, write_ring
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -150,3 +152,13 @@ def test_a_process_that_dies_is_named_and_the_other_ends(tmp_path: Path, what: s
         for process in processes:
             process.kill()
             process.communicate()
+
+
+def test_what_a_group_left_in_the_store_is_no_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(server.port))
+    Watch(1, 2, "first", beat=0.05).stop()  # says that it ended as it should
+    watch = Watch(0, 2, "second", beat=2.0, silence=1.0)
+    assert watch.who_died() == "process 1 of 2 has died, so process 0 ends too; start the run again"
+    watch.stop()

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from recbole.config import Config
 from recbole.data import create_dataset
 from recbole.data.utils import get_dataloader
@@ -130,7 +129,4 @@ def _run(config: Config, world: distributed.World, resume: bool, verbose: bool) 
 
 def loader_for(config: Any, dataset: Any, sampler: Any, shuffle: bool = True) -> PretrainLoader:
     """What RecBole's ``get_dataloader`` hands out for each phase of pre-training."""
-    world = distributed.World()
-    if torch.distributed.is_initialized():
-        world = distributed.World(torch.distributed.get_rank(), torch.distributed.get_world_size())
-    return make_loader(config, dataset, world)
+    return make_loader(config, dataset, distributed.current())
