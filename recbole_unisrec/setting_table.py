@@ -246,11 +246,16 @@ class PretrainSettings(Part, title="Pre-training"):
     valid_every: int = setting(whole(0), "epochs between zero-shot validations; 0 is never", PRETRAIN)
 
 
-class AttributeSettings(Part, title="Baselines with attributes"):
-    """Of RecBole's FDSA and S3-Rec with text features (`model.attribute_baselines`)."""
+class FDSASettings(Part, title="FDSA with text features"):
+    """Of RecBole's FDSA (`model.attribute_baselines`)."""
 
     selected_features: tuple[str, ...] = setting(Several(NAME, "[brand]", least=0), "columns of the items that are attributes of RecBole's kind", ("FDSAText",))
     pooling_mode: str = setting(Choice(("mean", "max", "sum")), "how the words of an attribute are pooled", ("FDSAText",))
+
+
+class S3RecSettings(Part, title="S3-Rec with text features"):
+    """Of RecBole's S3-Rec (`model.attribute_baselines`)."""
+
     item_attribute: str = setting(NAME, "column of the items that is the attribute", S3REC)
     mask_ratio: float = setting(SHARE, "share of the items that are masked", S3REC)
     aap_weight: float = setting(Number(0), "weight of associated attributes", S3REC)
@@ -313,7 +318,8 @@ PARTS: tuple[type[Part], ...] = (
     DataSettings,
     EvaluationSettings,
     PretrainSettings,
-    AttributeSettings,
+    FDSASettings,
+    S3RecSettings,
     RecBolesSettings,
     RunSettings,
 )

@@ -19,8 +19,7 @@ from recbole.trainer import Trainer
 from torch import Tensor, nn
 
 from recbole_unisrec.model.trim import length_groups, trim_padding
-from recbole_unisrec.setting_parts import value_of
-from recbole_unisrec.setting_table import AttributeSettings
+from recbole_unisrec.setting_table import S3RecSettings
 
 
 class TextAttribute(nn.Module):
@@ -194,8 +193,7 @@ class S3RecTextTrainer(Trainer):
         callback_fn: Callable[[int, float], None] | None = None,
     ) -> Any:
         """Both stages; `callback_fn` hears of the epochs of the second."""
-        line = AttributeSettings.lines["pretrain_epochs"]  # its other lines are not all of S3-Rec
-        for epoch in range(line.read(value_of(self.config, line.name))):
+        for epoch in range(S3RecSettings.from_config(self.config).pretrain_epochs):
             loss = self._train_epoch(train_data, epoch, show_progress=show_progress)
             if self.on_pretraining is not None:
                 self.on_pretraining(epoch, loss / len(train_data))
