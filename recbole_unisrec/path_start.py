@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-import torch
-
-from recbole_unisrec.data.sequences import Pairs
 from recbole_unisrec.model.text_path import DECAY, POPULARITY
 
 # one after the other, the usual value first: a tie stays with it
@@ -15,16 +11,7 @@ TRIED = {
     "text_path_popularity": (POPULARITY, 0.0, 0.02, 0.05, 0.2),
     "text_path_decay": (DECAY, 0.5, 0.85),
 }
-MOST_USERS = 10_000  # whose validation items are ranked for it
-
-
-def some_pairs(pairs: Pairs) -> Pairs:
-    """At most `MOST_USERS` pairs, always the same ones."""
-    if len(pairs) <= MOST_USERS:
-        return pairs
-    kept = torch.zeros(len(pairs), dtype=torch.bool)
-    kept[torch.from_numpy(np.random.default_rng(0).permutation(len(pairs))[:MOST_USERS])] = True
-    return pairs.where(kept)
+MOST_PAIRS = 10_000  # validation items that are ranked for it
 
 
 def choose_start(given: dict[str, float | None], score: Callable[[dict[str, float]], float]) -> dict[str, float]:

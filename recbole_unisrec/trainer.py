@@ -24,6 +24,7 @@ from recbole_unisrec import distributed
 from recbole_unisrec.beyond import BEYOND, Recommended, beyond_metrics
 from recbole_unisrec.data.ahead import ahead
 from recbole_unisrec.data.fixed import FixedPlan
+from recbole_unisrec.data.held_out import some_pairs
 from recbole_unisrec.data.history_blocks import HistoryBlock, history_blocks
 from recbole_unisrec.data.loader import PackedTrainLoader
 from recbole_unisrec.data.sequences import Pairs, bucket_lengths
@@ -33,7 +34,7 @@ from recbole_unisrec.metrics import RANK_METRICS, rank_metrics
 from recbole_unisrec.model.base import TableRecommender
 from recbole_unisrec.model.losses import target_ranks
 from recbole_unisrec.optim import RowAdam, clip_gradients
-from recbole_unisrec.path_start import TRIED, choose_start, some_pairs
+from recbole_unisrec.path_start import MOST_PAIRS, TRIED, choose_start
 from recbole_unisrec.setting_table import (
     EvaluationSettings,
     LossSettings,
@@ -198,7 +199,7 @@ class PackedTrainer(Trainer):
         if None not in given.values():
             return
         metric, k = self.evaluation.valid_metric.lower().split("@")
-        some, metric = some_pairs(pairs), metric if metric in RANK_METRICS else "ndcg"
+        some, metric = some_pairs(pairs, MOST_PAIRS), metric if metric in RANK_METRICS else "ndcg"
 
         def score(start: dict[str, float]) -> float:
             path.start_at(start["text_path_decay"], start["text_path_popularity"])

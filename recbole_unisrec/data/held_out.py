@@ -95,17 +95,25 @@ def draw_items(items: np.ndarray, share: float, n_items: int, times: np.ndarray 
     return cold
 
 
+def drawn(ids: Tensor, most: int, n: int) -> Tensor:
+    """bool [n]: at most so many of int64 `ids`, drawn at random, always the same ones; fewer are among those of more."""
+    chosen = np.random.default_rng(0).permutation(ids.numpy())[:most]
+    kept = torch.zeros(n, dtype=torch.bool)
+    kept[torch.from_numpy(chosen)] = True
+    return kept
+
+
 def draw_users(users: Tensor, share: float, n_users: int) -> Tensor:
     """bool [n_users]: a random share of int64 `users` (``train_users``); those of a smaller share are among them."""
-    drawn = np.random.default_rng(0).permutation(users.numpy())[: max(1, round(share * len(users)))]
-    kept = torch.zeros(n_users, dtype=torch.bool)
-    kept[torch.from_numpy(drawn)] = True
-    return kept
+    return drawn(users, max(1, round(share * len(users))), n_users)
 
 
 def some_users(valid: Pairs, test: Pairs, most: int, n_users: int) -> tuple[Pairs, Pairs]:
     """Validation and test pairs of at most so many users, always the same ones, for catalogues that take long to rank."""
-    users = torch.cat([valid.user, test.user]).unique().numpy()
-    kept = torch.zeros(n_users, dtype=torch.bool)
-    kept[torch.from_numpy(np.random.default_rng(0).permutation(users)[:most])] = True
+    kept = drawn(torch.cat([valid.user, test.user]).unique(), most, n_users)
     return valid.where(kept[valid.user]), test.where(kept[test.user])
+
+
+def some_pairs(pairs: Pairs, most: int) -> Pairs:
+    """At most so many pairs, always the same ones."""
+    return pairs.where(drawn(torch.arange(len(pairs)), most, len(pairs)))

@@ -10,10 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_unisrec.data.sequences import Seen
-
-LOSSES = ("full", "sampled", "gbce")
-LOGITS_PER_BLOCK = 4_000_000  # elements of the largest block of logits in memory, as in `losses`
-ON_ACCELERATOR = 64_000_000
+from recbole_unisrec.model.losses import LOGITS_PER_BLOCK, ON_ACCELERATOR
 
 
 def gbce_beta(n_negatives: int, n_items: int, calibration: float) -> float:

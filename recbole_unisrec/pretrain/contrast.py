@@ -8,11 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recbole_unisrec.model.losses import MAX_BOUNDED_SCALE
+from recbole_unisrec.model.losses import LOGITS_PER_BLOCK, MAX_BOUNDED_SCALE, ON_ACCELERATOR
 
 MASKINGS = ("exclude", "authors")
-LOGITS_PER_BLOCK = 4_000_000  # elements of the largest block of logits (16 MB in float32)
-ON_ACCELERATOR = 64_000_000
 
 
 class _Contrast(torch.autograd.Function):

@@ -9,11 +9,12 @@ from recbole.data import create_dataset
 
 from recbole_unisrec import quick_start
 from recbole_unisrec.compat import safe_torch_load
+from recbole_unisrec.data.held_out import some_pairs
 from recbole_unisrec.data.sequences import Pairs, bucket_lengths, pack
 from recbole_unisrec.model.base import HISTORY_GAIN
 from recbole_unisrec.model.text_path import DECAY, GAIN, HISTORY, KAPPA, POPULARITY, STEP
 from recbole_unisrec.model.text_vectors import unit_features
-from recbole_unisrec.path_start import MOST_USERS, TRIED, choose_start, some_pairs
+from recbole_unisrec.path_start import MOST_PAIRS, TRIED, choose_start
 from recbole_unisrec.registry import MODELS
 from recbole_unisrec.settings import build_config, recipe
 
@@ -169,6 +170,6 @@ def test_one_setting_after_the_other_and_a_tie_stays_with_the_usual_value() -> N
 @pytest.mark.parametrize("users", [10, 10_000, 10_001, 25_000])
 def test_it_looks_at_some_users(users: int) -> None:
     place = torch.arange(users)
-    some = some_pairs(Pairs(place, place, place, place))
-    assert len(some) == min(users, MOST_USERS)
+    some = some_pairs(Pairs(place, place, place, place), MOST_PAIRS)
+    assert len(some) == min(users, MOST_PAIRS)
     assert len(some.user.unique()) == len(some)
