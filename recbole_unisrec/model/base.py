@@ -158,13 +158,30 @@ class TableRecommender(SequentialRecommender):
 
     def _last_outputs(self, item_seq: Tensor, item_seq_len: Tensor, vectors: Callable[[Tensor], Tensor]) -> Tensor:
         """Outputs [B, d] at the last items; `vectors` gives those of int64 items [T] -> [T, d]."""
-        length, order = item_seq_len.sort()
-        item_seq = item_seq[order]
-        place = torch.arange(item_seq.shape[1], device=item_seq.device).expand_as(item_seq)  # (B, L)
+        return self.by_length(item_seq_len, item_seq.shape[1], lambda order, _, valid: vectors(item_seq[order][valid]))
+
+    def by_length(self, length: Tensor, width: int, inputs: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        """Encode right-padded histories, those of one length end to end.
+
+        Parameters
+        ----------
+        length, width
+            int64 [B], and L, the width that they are padded to.
+        inputs
+            Gives the input vectors [T, d] from the order of the histories by length, int64 [B], and in this order the
+            places in a history [B, L] and which of them hold an item, bool [B, L].
+
+        Returns
+        -------
+        Tensor
+            [B, d], the outputs at the last items, not normalised.
+        """
+        length, order = length.sort()
+        place = torch.arange(width, device=length.device).expand(len(length), -1)  # (B, L)
         valid = place < length.unsqueeze(1)
-        width, count = length.unique_consecutive(return_counts=True)
-        buckets = list(zip(count.tolist(), width.tolist(), strict=True))  # histories of one length end to end
-        output = self.encode(vectors(item_seq[valid]), place[valid], buckets, length.cumsum(0) - 1)
+        lengths, count = length.unique_consecutive(return_counts=True)
+        buckets = list(zip(count.tolist(), lengths.tolist(), strict=True))
+        output = self.encode(inputs(order, place, valid), place[valid], buckets, length.cumsum(0) - 1)
         return output[order.argsort()]
 
     def packed_outputs(self, batch: PackedBatch, table: Tensor) -> Tensor:
@@ -180,10 +197,14 @@ class TableRecommender(SequentialRecommender):
             output = self.scaled(self.encode(inputs, batch.position, batch.buckets, batch.output))
         else:
             output = self.scaled(self.encode(inputs, batch.position, batch.buckets)[batch.output])
+        return self.beside_path(output, lambda path: path.packed(batch, rows))
+
+    def beside_path(self, output: Tensor, mean: Callable[[TextPath], Tensor]) -> Tensor:
+        """Outputs [P, d], wider with a `text_path`, from which `mean` takes q [P, d_plm]."""
         if self.text_path is None:
             return output
         with torch.autocast(output.device.type, enabled=False):  # a product so small gains nothing by it
-            return self.text_path.histories(output, self.text_path.packed(batch, rows))
+            return self.text_path.histories(output, mean(self.text_path))
 
     def candidate_vectors(self, table: Tensor, rows: Tensor | None = None) -> Tensor:
         """What outputs are compared with: vectors of all items, or of int64 `rows`, from their `item_table` [n, d]."""
@@ -192,12 +213,8 @@ class TableRecommender(SequentialRecommender):
 
     def _compared(self, output: Tensor, interaction: Interaction) -> Tensor:
         """Outputs [B, d] at the last items of RecBole's rows as `packed_outputs` gives them."""
-        output = self.scaled(output)
-        if self.text_path is None:
-            return output
-        with torch.autocast(output.device.type, enabled=False):
-            mean = self.text_path.padded(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-            return self.text_path.histories(output, mean)
+        item_seq, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        return self.beside_path(self.scaled(output), lambda path: path.padded(item_seq, length))
 
     def histories(self, batch: PackedBatch | Interaction) -> Seen | None:
         """What the histories of a batch hold, if the model wants to know (``history_bias``, ``mask_history``)."""

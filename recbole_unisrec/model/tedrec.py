@@ -106,20 +106,19 @@ class TedRec(TableRecommender):
         vectors
             [B, M, d] their ID embeddings.
         """
-        length, order = length.sort()
-        item_seq, vectors = item_seq[order], vectors[order]
-        place = torch.arange(item_seq.shape[1], device=item_seq.device).expand_as(item_seq)
-        valid = place < length.unsqueeze(1)
-        texts = torch.zeros_like(vectors)
-        texts[valid] = self.adapted(F.embedding(item_seq[valid], self.features), place[valid]).to(texts.dtype)
-        room = (0, 0, 0, self.max_seq_length - item_seq.shape[1])
-        with torch.autocast(vectors.device.type, enabled=False):  # there is no transform of half precision
-            whole = torch.promote_types(vectors.dtype, torch.float32)
-            ids, texts = ((t * valid.unsqueeze(-1)).to(whole) for t in (vectors, texts))
-            inputs = self.fused(F.pad(ids, room), F.pad(texts, room))[:, : item_seq.shape[1]][valid]
-        width, count = length.unique_consecutive(return_counts=True)
-        buckets = list(zip(count.tolist(), width.tolist(), strict=True))
-        return self.encode(inputs, place[valid], buckets, length.cumsum(0) - 1)[order.argsort()]
+        width = item_seq.shape[1]
+        room = (0, 0, 0, self.max_seq_length - width)
+
+        def inputs(order: Tensor, place: Tensor, valid: Tensor) -> Tensor:
+            ids = vectors[order]
+            texts = torch.zeros_like(ids)
+            texts[valid] = self.adapted(F.embedding(item_seq[order][valid], self.features), place[valid]).to(ids.dtype)
+            with torch.autocast(ids.device.type, enabled=False):  # there is no transform of half precision
+                whole = torch.promote_types(ids.dtype, torch.float32)
+                ids, texts = ((t * valid.unsqueeze(-1)).to(whole) for t in (ids, texts))
+                return self.fused(F.pad(ids, room), F.pad(texts, room))[:, :width][valid]
+
+        return self.by_length(length, width, inputs)
 
     def forward(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
         """Encode right-padded histories, int64 [B, M] with lengths [B] -> [B, d], not normalised."""
@@ -134,10 +133,7 @@ class TedRec(TableRecommender):
         entry = batch.item[rows]
         items = entry if batch.rows is None else batch.rows[entry]
         output = self.scaled(self.prefix_outputs(items, length, F.embedding(entry, table)))
-        if self.text_path is None:
-            return output
-        with torch.autocast(output.device.type, enabled=False):
-            return self.text_path.histories(output, self.text_path.packed(batch))
+        return self.beside_path(output, lambda path: path.packed(batch))
 
     def _outputs(self, interaction: Interaction, table: Tensor) -> Tensor:
         item_seq = interaction[self.ITEM_SEQ]
