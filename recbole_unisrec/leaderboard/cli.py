@@ -11,7 +11,7 @@ from pathlib import Path
 from dataset_tools.common import UserError
 from recbole_unisrec.leaderboard import live, report, rows, runner
 from recbole_unisrec.leaderboard.runs import Standing
-from recbole_unisrec.leaderboard.stored import read_boards
+from recbole_unisrec.leaderboard.stored import is_stored, read_boards
 from recbole_unisrec.leaderboard.summary import Summary
 from recbole_unisrec.leaderboard.versus import SetResult, of_board, of_stored
 from recbole_unisrec.record import say
@@ -182,7 +182,7 @@ def other_shares(results: list[SetResult], jobs: list[Job]) -> list[SetResult]:
         return []
     seen = {(result.dataset, result.share) for result in results}
     names = {name for result in results for name in result.rows}
-    boards = read_boards([job.board.folder for job in jobs if any((job.board.folder / "runs").glob("*/*.json"))])
+    boards = read_boards([job.board.folder for job in jobs if is_stored(job.board.folder)])
     found = [
         of_stored(board, names)
         for board in boards

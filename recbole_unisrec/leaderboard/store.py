@@ -16,6 +16,13 @@ from recbole_unisrec.evaluation import read_ranks, write_ranks
 from recbole_unisrec.leaderboard.runs import Run
 
 
+def ranks_by_user(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Whose each item to find is, [P] sorted, and its rank, [P], of a file that `evaluation.write_ranks` wrote."""
+    users, ranks = read_ranks(file)
+    order = np.argsort(users, kind="stable")
+    return users[order], ranks[order]
+
+
 class RunStore:
     """Reads and writes the runs of one folder.
 
@@ -81,9 +88,8 @@ class RunStore:
         found = []
         for run in runs:
             file = self.ranks_file(name, run.key)
-            theirs, ranks = read_ranks(file)
-            order = np.argsort(theirs, kind="stable")
-            if not np.array_equal(theirs[order], users):
+            theirs, ranks = ranks_by_user(file)
+            if not np.array_equal(theirs, users):
                 raise UserError(f"{file} has other users than {dataset}; delete it and run again")
-            found.append(ranks[order])
+            found.append(ranks)
         return np.stack(found)

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from recbole_unisrec.errors import UserError
-from recbole_unisrec.evaluation import read_ranks
 from recbole_unisrec.leaderboard.archive import ENDING, StoredRun, read_archive, run_of
 from recbole_unisrec.leaderboard.keys import ELSEWHERE
 from recbole_unisrec.leaderboard.rows import ROWS, Row, rows_of
 from recbole_unisrec.leaderboard.runs import Run, Standing
+from recbole_unisrec.leaderboard.store import ranks_by_user
 
 LEAVE_ONE_OUT = {"LS": "valid_and_test"}
 
@@ -131,6 +131,11 @@ def standing_of(row: Row, runs: Iterable[Run]) -> Standing:
 # --- reading
 
 
+def is_stored(path: Path) -> bool:
+    """Whether a path is the folder of a leaderboard that has finished runs, or a file of runs."""
+    return path.name.endswith(ENDING) or any((path / "runs").glob("*/*.json"))
+
+
 def read_runs(path: Path) -> list[StoredRun]:
     """All finished runs of a leaderboard's folder or of a file.
 
@@ -170,9 +175,4 @@ def _read_run(file: Path) -> StoredRun:
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is damaged ({error}); delete it and run again") from error
 
-    def ranks() -> tuple[np.ndarray, np.ndarray]:
-        users, found = read_ranks(file.with_suffix(".npz"))
-        order = np.argsort(users, kind="stable")
-        return users[order], found[order]
-
-    return StoredRun(run, str(file), ranks)
+    return StoredRun(run, str(file), lambda: ranks_by_user(file.with_suffix(".npz")))

@@ -15,16 +15,11 @@ from recbole_unisrec.leaderboard.archive import ENDING, write_archive
 from recbole_unisrec.leaderboard.blocks import Block, Cell, markdown_table
 from recbole_unisrec.leaderboard.live import spread
 from recbole_unisrec.leaderboard.stats import compare
-from recbole_unisrec.leaderboard.stored import StoredBoard, read_boards, read_runs
+from recbole_unisrec.leaderboard.stored import StoredBoard, is_stored, read_boards, read_runs
 from recbole_unisrec.leaderboard.summary import Summary
 from recbole_unisrec.leaderboard.versus import of_stored
 
 AGAINST = "text-kNN"
-
-
-def is_stored(path: Path) -> bool:
-    """Whether a path is the folder of a leaderboard that has finished runs, or a file of runs."""
-    return path.name.endswith(ENDING) or any((path / "runs").glob("*/*.json"))
 
 
 def one_board(paths: Sequence[Path], share: float = 1.0, other: str = "") -> StoredBoard:
