@@ -112,19 +112,26 @@ def ours(options: argparse.Namespace) -> dict[str, float]:
     return train(model, batches(), options)
 
 
+def trainer_of(model: Any, options: argparse.Namespace) -> Any:
+    """What recorded steps ask of a trainer."""
+    kind, _ = device(options)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True, capturable=options.gpu)
+    return SimpleNamespace(
+        model=model.train(), optimizer=optimizer, device=torch.device(kind), move_weights=optimizer.step,
+        training=SimpleNamespace(graphs="compiled" if options.compiled else "auto"),
+        autocast=lambda: torch.autocast(kind, torch.bfloat16, enabled=options.precision == "bf16"),
+    )  # fmt: skip
+
+
 def train_recorded(model: Any, draws: list[Any], augmentation: Any, options: argparse.Namespace) -> dict[str, float]:
     """`train` by recorded steps, batches laid out ahead in a thread; on a CPU a call stands for the playing of a graph."""
     from recbole_unisrec.data.ahead import ahead
     from recbole_unisrec.graphs import CudaRecorder
     from recbole_unisrec.pretrain.fixed import FixedBatches, RecordedPretraining
 
-    kind, wait = device(options)
-    on = torch.device(kind)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True, capturable=options.gpu)
-    trainer = SimpleNamespace(
-        model=model.train(), optimizer=optimizer, device=on, move_weights=optimizer.step,
-        autocast=lambda: torch.autocast(kind, torch.bfloat16, enabled=options.precision == "bf16"),
-    )  # fmt: skip
+    _, wait = device(options)
+    trainer = trainer_of(model, options)
+    on = trainer.device
     mean = [
         statistics.mean(sizes) for sizes in zip(*((len(d[0].items), len(d[2]), len(d[0])) for d in draws), strict=True)
     ]
@@ -261,9 +268,12 @@ def full(options: argparse.Namespace) -> dict[str, float]:
     loader = make_loader(config, dataset, World())
     order = iter(loader)
     model = UniSRecPretrain(config, dataset).to(config["device"])
-    if on_device(config):
+    if on_device(config) or options.graphs:
         model.use_table(dataset.features.on(config["device"]))
     opened = time.perf_counter() - started
+    if options.graphs:
+        found = full_recorded(model, loader, options)
+        return {**found, "opened": opened, "steps": len(loader), "epoch_pairs": len(dataset)}
 
     def batches() -> Iterator[Any]:
         for _ in range(options.steps):
@@ -272,6 +282,30 @@ def full(options: argparse.Namespace) -> dict[str, float]:
 
     found = train(model, batches(), options)
     return {**found, "opened": opened, "steps": len(loader), "epoch_pairs": len(dataset)}
+
+
+def full_recorded(model: Any, loader: Any, options: argparse.Namespace) -> dict[str, float]:
+    """Seconds of a recorded step, of many that are waited for together: batches are laid out ahead in a thread."""
+    from recbole_unisrec.data.ahead import ahead
+    from recbole_unisrec.graphs import CudaRecorder
+    from recbole_unisrec.pretrain.fixed import FixedBatches, RecordedPretraining
+
+    _, wait = device(options)
+    trainer = trainer_of(model, options)
+    run = RecordedPretraining(trainer, CudaRecorder(trainer.device) if options.gpu else Calls(), print)
+    warm = 4 * options.steps  # shapes are recorded in these
+    batches = itertools.islice(ahead(FixedBatches(loader), trainer.device), warm + options.steps)
+    pairs = 0
+    for number, batch in enumerate(batches):
+        if number == warm:
+            wait()
+            started, before = time.perf_counter(), run.sums.clone()
+        run(batch)
+        pairs += len(batch) if number >= warm else 0
+    wait()
+    seconds = (time.perf_counter() - started) / options.steps
+    loss = float((run.sums - before)[0]) / options.steps
+    return report([seconds] * options.steps, [loss], [pairs / options.steps])
 
 
 class Wrapped:
@@ -348,7 +382,7 @@ def report(
 def measure(side: str, options: argparse.Namespace, **changed: Any) -> dict[str, float]:
     """Run one side in a process of its own."""
     values = {**vars(options), **changed, "side": side}
-    given = {k: v for k, v in values.items() if v is not None and v is not False and k != "threads"}
+    given = {k: v for k, v in values.items() if v is not None and v is not False and k not in ("threads", "only")}
     arguments = [f"--{k}" if v is True else f"--{k}={v}" for k, v in given.items()]
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     command = [sys.executable, "-W", "ignore", __file__, *arguments]
@@ -375,9 +409,13 @@ def main() -> None:
     parser.add_argument("--pairs", choices=["random", "segments"], default="random", help="as --pretrain_pairs")
     parser.add_argument("--growth", action="store_true")
     parser.add_argument("--graphs", action="store_true", help="recorded steps beside the others")
+    parser.add_argument("--compiled", action="store_true", help="recorded steps compiled too (graphs: compiled)")
     parser.add_argument("--gpu", action="store_true", help="on one GPU; the peak is then that of its memory")
     parser.add_argument(
         "--full", type=Path, metavar="DIR", help="where the mixture is written, 1.5 GB; kept for next time"
+    )
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="WORD", help="sides with all these words, and the authors'"
     )
     parser.add_argument("--side", choices=["ours", "authors", "full"], help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -400,7 +438,7 @@ def print_full(options: argparse.Namespace) -> None:
         "| pairs | batch | opened in s | s/step | pairs/s | distinct items | h/epoch | peak (MiB) |\n|---|---|---|---|---|---|---|---|"
     )
     for pairs in ("random", "segments"):
-        r = measure("full", options, pairs=pairs)
+        r = measure("full", options, pairs=pairs, rows_at_a_time=0 if options.graphs else options.rows_at_a_time)
         print(
             f"| {pairs} | {options.batch} | {r['opened']:.1f} | {r['seconds']:.4f} | {r['pairs']:.0f} | "
             f"{r['distinct']:.0f} | {r['epoch_pairs'] / r['pairs'] / 3600:.3f} | {r['peak']:.0f} |", flush=True,
@@ -429,10 +467,14 @@ def print_ratio(options: argparse.Namespace) -> None:
         for precision in ("fp32", "bf16"):
             sides[f"ours {pairs} {precision}"] = {"pairs": pairs, "precision": precision}
             if options.graphs:
-                sides[f"ours {pairs} {precision} recorded"] = {"pairs": pairs, "precision": precision, "graphs": True}
+                way = {"pairs": pairs, "precision": precision, "graphs": True}
+                sides[f"ours {pairs} {precision} recorded"] = way
+                if options.compiled and precision == "bf16":
+                    sides[f"ours {pairs} {precision} compiled"] = {**way, "compiled": True}
+    sides = {s: c for s, c in sides.items() if s == "authors" or all(word in s.split() for word in options.only)}
     found = {}
     for side, changes in sides.items():
-        r = found[side] = measure(side.split()[0], options, **{"graphs": False, **changes})
+        r = found[side] = measure(side.split()[0], options, **{"graphs": False, "compiled": False, **changes})
         print(
             f"| {side} | {r['seconds']:.4f} | {r['pairs']:.0f} | {r['peak']:.0f} | {r['loss']:.4f} |", flush=True,
         )  # fmt: skip

@@ -7,18 +7,48 @@ from collections.abc import Callable, Hashable
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
+from torch._dynamo.exc import TorchDynamoException
 
 from recbole_unisrec.data.fixed import FixedPlan, Shape
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.setting_table import TrainingSettings
 
 S = TypeVar("S", bound=Hashable)  # what says the shape of a step
+R = TypeVar("R")
+BACKEND = "inductor"  # of torch.compile
 WARM_STEPS = 3  # of a shape before it is recorded: libraries choose kernels and take memory in these
 
 
 def may_record(training: TrainingSettings) -> bool:
     """Whether the settings allow steps to be recorded: ``graphs`` is not off, and batches are packed."""
-    return training.graphs == "auto" and training.train_mode != "prefix"
+    return training.graphs != "off" and training.train_mode != "prefix"
+
+
+def compiled(losses: Callable[..., R], training: TrainingSettings, tell: Callable[[str], None]) -> Callable[..., R]:
+    """`losses` with its small operations made into few by ``torch.compile``, if ``graphs`` is compiled.
+
+    Each shape is compiled when it comes first, which takes half a minute. If that fails, `tell` gets one sentence and
+    `losses` is used as it is.
+    """
+    if training.graphs != "compiled":
+        return losses
+    fast, failed = torch.compile(losses, fullgraph=True, dynamic=False, backend=BACKEND), False
+
+    def run(*args: Any) -> R:
+        nonlocal failed
+        if not failed:
+            try:
+                return fast(*args)
+            except TorchDynamoException as error:
+                failed = True
+                why = " ".join(line for line in str(error).splitlines()[:2] if line)  # the second has the cause
+                tell(
+                    f"a step cannot be compiled ({why}); training goes on without (set "
+                    "graphs=auto to do without from the start)"
+                )
+        return losses(*args)
+
+    return run
 
 
 class Recorder(Protocol):
@@ -47,9 +77,20 @@ class CudaRecorder:
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
         """Record one graph."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
-            step()
+        try:
+            # thread_local: the thread that makes batches ahead takes pinned memory meanwhile
+            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
+                step()
+        except RuntimeError:
+            _out_of_recording(self.stream.device)
+            raise
         return graph.replay
+
+
+def _out_of_recording(device: torch.device) -> None:
+    """Let random numbers be drawn again after a recording that broke off: their generator still believes in it."""
+    generator = torch.cuda.default_generators[device.index or 0]
+    generator.graphsafe_set_state(generator.clone_state())
 
 
 class GraphedSteps(Generic[S]):
@@ -117,13 +158,18 @@ class GraphedEpochs:
         self.trainer, self.plan = trainer, plan
         self.total = torch.zeros((), device=trainer.device)
         self.steps = GraphedSteps(self.step, recorder, tell)
+        self.loss = compiled(self._loss, trainer.training, tell)
+
+    def _loss(self, shape: Shape) -> torch.Tensor:
+        loss: torch.Tensor = self.trainer.model.calculate_loss(self.plan.batch(shape))
+        return loss
 
     def step(self, shape: Shape) -> None:
         """Batch, loss, gradients, weights and their average, from and into tensors that stay in their place."""
         trainer = self.trainer
         trainer.optimizer.zero_grad(set_to_none=True)
         with trainer.autocast():
-            loss = trainer.model.calculate_loss(self.plan.batch(shape))
+            loss = self.loss(shape)
         loss.backward()
         trainer.move_weights()
         self.total += loss.detach()

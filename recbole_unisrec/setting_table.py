@@ -168,7 +168,7 @@ class TrainingSettings(Part, title="Training"):
     item_optimizer: str = setting(Choice(("auto", "adam", "rows")), "of ID embeddings: all rows, or those of the step; auto is rows with many items", PACKED, without="auto")
     precision: str = setting(Choice(("fp32", "bf16")), "of matrix products", (*PACKED, *PRETRAIN), without="fp32")
     ema_decay: float | None = setting(Number(0, 1, above=True, below=True), "evaluate a moving average of the weights, for example 0.98; ~ is off", PACKED, optional=True)
-    graphs: str = setting(Choice(("auto", "off")), "on a GPU: record steps as CUDA graphs", (*PACKED, *PRETRAIN), without="auto")
+    graphs: str = setting(Choice(("auto", "compiled", "off")), "on a GPU: record steps as CUDA graphs; compiled: compile them first, for long runs", (*PACKED, *PRETRAIN), without="auto")
     train_neg_sample_args: dict[str, Any] | None = setting(Mapped("{distribution: uniform, sample_num: 1}"), "negatives of RecBole's models; ~ is none, which ours need", optional=True)
     enable_amp: bool = setting(FLAG, "RecBole's mixed precision; of ours, precision: bf16")
     enable_scaler: bool = setting(FLAG, "with enable_amp: scale the loss (GPU)")

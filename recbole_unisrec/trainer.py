@@ -344,16 +344,21 @@ class PackedTrainer(Trainer):
         with self.autocast():
             table = self.model.eval_table()
         candidates = self.model.candidate_vectors(table.float())
-        order = (pairs.target - pairs.start).argsort(stable=True)  # few lengths in each block
+        # few lengths in each block; narrow numbers are sorted many times as fast
+        order = (pairs.target - pairs.start).to(torch.int32).argsort(stable=True)
         mine = order[self.world.rank :: self.world.size]
-        blocks = mine.split(EVAL_ROWS if self.device.type == "cpu" else EVAL_ROWS_ON_DEVICE)
+        rows = EVAL_ROWS if self.device.type == "cpu" else EVAL_ROWS_ON_DEVICE
         found_ranks = torch.zeros(len(pairs), dtype=torch.int64, device=self.device)
         bar = tqdm(
-            total=len(blocks), desc="evaluate", unit="block", leave=False, disable=None if show_progress else True
+            total=-(-len(mine) // rows),
+            desc="evaluate",
+            unit="block",
+            leave=False,
+            disable=None if show_progress else True,
         )
         # nothing here waits for a GPU: ranks are copied once, at the end
-        for block in ahead(history_blocks(pairs, blocks, lengths, self.model.histories), self.device):
-            self._rank_block(block.to(self.device), table, candidates, found_ranks, recommended)
+        for block in history_blocks(pairs, mine, rows, lengths, self.model.histories, self.device):
+            self._rank_block(block, table, candidates, found_ranks, recommended)
             bar.update()
         bar.close()
         if recommended is not None and self.world.size > 1:

@@ -12,13 +12,15 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from recbole_unisrec import graphs
 from recbole_unisrec.beyond import Recommended
+from recbole_unisrec.data import history_blocks
 from recbole_unisrec.data.ahead import in_thread
 from recbole_unisrec.data.fixed import FixedPlan, distinct
 from recbole_unisrec.data.sequences import PackedBatch, Seen
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.graphs import WARM_STEPS, GraphedEpochs, may_record
-from recbole_unisrec.model import block_ranks, losses
+from recbole_unisrec.model import block_ranks, losses, text_path
 from recbole_unisrec.model.text_path import TextPath
 from recbole_unisrec.registry import MODELS
 from recbole_unisrec.setting_page import defaults
@@ -219,6 +221,52 @@ def test_fifty_steps_give_the_losses_of_the_plain_path(
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize(
+    ("model", "own"),
+    [("UniSRec", {"train_stage": "transductive_ft", "history_bias": True, "text_path": True}), *SAMPLED[:2], COLD],
+)
+def test_compiled_steps_have_the_losses_and_gradients_of_the_others(
+    ring: Path, small: dict[str, Any], model: str, own: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs, "BACKEND", "aot_eager")  # traced, without a compiler for the processor
+    monkeypatch.setattr(TextPath, "draw", by_what_they_say)
+    monkeypatch.setattr(text_path, "may_look", lambda x: False)
+    monkeypatch.setattr(losses, "may_look", lambda x: False)
+    found = []
+    for way in ("auto", "compiled"):
+        *_, (train, _, _), trainer = prepared(model, own, {**small, **SETTINGS, "graphs": way})
+        network = trainer.model.double()
+        said: list[str] = []
+        run = graphed(trainer, train, FakeRecorder(), said)
+        (shape, *_) = run.plan.epoch(0)
+        run.plan.choose(0)
+        network.train().zero_grad()
+        run.loss(shape).backward()
+        found.append([p.grad for p in network.parameters() if p.grad is not None])
+        assert not said
+    for plain, fast in zip(*found, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-9, atol=1e-12)
+
+
+def test_without_compiling_training_goes_on_and_says_so_once(
+    ring: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(graph: Any, inputs: Any) -> Any:
+        raise RuntimeError("no compiler is installed\nmore lines")
+
+    monkeypatch.setattr(graphs, "BACKEND", broken)
+    *_, (train, _, _), trainer = prepared("SASRecPacked", {}, {**small, **SETTINGS, "graphs": "compiled"})
+    said: list[str] = []
+    run = graphed(trainer, train, FakeRecorder(), said)
+    trainer.model.train()
+    epochs = [run.run(epoch, 50, plain_bar, message) for epoch in range(4)]
+    assert epochs[-1] < epochs[0]
+    assert len(said) == 1
+    assert "no compiler is installed" in said[0]
+    assert "graphs=auto" in said[0]
+    assert "\n" not in said[0]
+
+
 def test_without_recording_training_goes_on_and_says_so_once(ring: Path, small: dict[str, Any]) -> None:
     *_, (train, _, _), trainer = prepared("SASRecPacked", {}, {**small, **SETTINGS})
     recorder, said = Refuses(), []
@@ -270,7 +318,7 @@ def test_evaluation_does_not_wait_for_a_gpu(
     expected, counted = trainer.ranks(pairs), Recommended(trainer.model.n_items, [3, 5])
     trainer.ranks(pairs, recommended=counted)
     monkeypatch.setattr("recbole_unisrec.trainer.EVAL_ROWS", 20)
-    for module in (losses, block_ranks):
+    for module in (losses, block_ranks, history_blocks):
         monkeypatch.setattr(module, "may_look", lambda x: False)
     if many:
         monkeypatch.setattr(losses, "MANY_ITEMS", 2)
@@ -316,7 +364,7 @@ def test_when_steps_may_be_recorded() -> None:
     assert not allowed(graphs="off")
     assert allowed(loss="sampled")
     assert not allowed(train_mode="prefix")
-    with pytest.raises(UserError, match="graphs must be one of auto, off, not 'on'"):
+    with pytest.raises(UserError, match="graphs must be one of auto, compiled, off, not 'on'"):
         allowed(graphs="on")
 
 

@@ -1,14 +1,15 @@
-"""Histories to rank the next items of, packed block by block."""
+"""Histories to rank the next items of, packed block by block, where the model is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from recbole_unisrec.data.sequences import PackedBatch, Pairs, Seen, pack_last
+from recbole_unisrec.data.sequences import PackedBatch, Pairs, Seen
+from recbole_unisrec.waiting import may_look
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class HistoryBlock:
     index
         int64 [B] numbers of the pairs, in the order of the batch.
     batch
-        See `data.sequences.pack_last`.
+        Their histories; ``output`` are the last places.
     seen
         What the histories hold, if the model wants to know.
     """
@@ -29,25 +30,55 @@ class HistoryBlock:
     batch: PackedBatch
     seen: Seen | None
 
-    def to(self, device: torch.device | str) -> HistoryBlock:
-        """Copy to a device."""
-        seen = None if self.seen is None else self.seen.to(device)
-        return HistoryBlock(self.index.to(device, non_blocking=True), self.batch.to(device), seen)
-
 
 def history_blocks(
-    pairs: Pairs, parts: Iterable[Tensor], lengths: Tensor, histories: Callable[[PackedBatch], Seen | None]
+    pairs: Pairs,
+    order: Tensor,
+    rows: int,
+    lengths: Tensor,
+    histories: Callable[[PackedBatch], Seen | None],
+    device: torch.device,
 ) -> Iterator[HistoryBlock]:
-    """Pack the pairs of each of `parts`, int64 [B] numbers; empty ones are passed over.
+    """Pack pairs on a device, so many `rows` at a time. The host looks at lengths alone, and waits for nothing.
 
     Parameters
     ----------
-    pairs, lengths
-        As in `data.sequences.pack_last`.
+    pairs
+        On the CPU.
+    order
+        int64 [n] the pairs to pack, by length: few lengths are in each block.
+    rows
+        Pairs of a block.
+    lengths
+        See `data.sequences.bucket_lengths`.
     histories
         See `model.base.TableRecommender.histories`.
+    device
+        Where the blocks are wanted.
     """
-    for index in parts:
-        if len(index):
-            batch, place = pack_last(pairs, index, lengths)
-            yield HistoryBlock(index[place], batch, histories(batch))
+    bucket = torch.searchsorted(lengths, (pairs.target - pairs.start)[order])
+    items, start, target, order = (t.to(device) for t in (pairs.items, pairs.start, pairs.target, order))
+    for first in range(0, len(order), rows):
+        numbers, counts = bucket[first : first + rows].unique_consecutive(return_counts=True)
+        buckets = list(zip(counts.tolist(), lengths[numbers].tolist(), strict=True))
+        index = order[first : first + rows]
+        batch = _pack(items, start[index], target[index], buckets)
+        yield HistoryBlock(index, batch, histories(batch))
+
+
+def _pack(items: Tensor, start: Tensor, stop: Tensor, buckets: list[tuple[int, int]]) -> PackedBatch:
+    """The histories items[start:stop], in the order of their `buckets`, of which the last outputs are wanted."""
+    packed, positions, outputs = [], [], []
+    row = offset = 0
+    for n, length in buckets:
+        mine = slice(row, row + n)
+        step = torch.arange(length, device=items.device)
+        column = start[mine, None] + step  # (n, L)
+        packed.append(torch.where(column < stop[mine, None], items[column.clamp(max=len(items) - 1)], 0).flatten())
+        positions.append(step.expand(n, -1).flatten())
+        last = (stop - start)[mine] - 1
+        outputs.append(offset + length * torch.arange(n, device=items.device) + last)
+        row, offset = row + n, offset + n * length
+    # on a GPU what is seen has a fixed shape, which a look at the lengths would spoil
+    window = 0 if may_look(items) else buckets[-1][1]
+    return PackedBatch(torch.cat(packed), torch.cat(positions), buckets, torch.cat(outputs), items[stop], window=window)

@@ -140,7 +140,8 @@ class Seen:
     offsets
         int64 [P + 1] on the CPU: prediction p has the entries ``offsets[p]`` to ``offsets[p + 1]``.
     there
-        bool [E], False for entries that only fill up; None is all of them there.
+        bool [E], False for entries that only fill up: each prediction has as many, in order of distance; None is all of
+        them there.
     """
 
     row: Tensor
@@ -155,11 +156,15 @@ class Seen:
         there = None if self.there is None else self.there.to(device, non_blocking=True)
         return Seen(row, item, distance, self.offsets, there)
 
+    @property
+    def width(self) -> int:
+        """Entries of each prediction, where all have as many (`there`)."""
+        return len(self.row) // max(1, len(self.offsets) - 1)
+
     def of_rows(self, first: int, last: int) -> slice:
         """The entries of the predictions ``first ... last - 1``."""
-        if self.there is not None:  # each has as many
-            width = len(self.row) // max(1, len(self.offsets) - 1)
-            return slice(first * width, last * width)
+        if self.there is not None:
+            return slice(first * self.width, last * self.width)
         return slice(int(self.offsets[first]), int(self.offsets[last]))
 
 
@@ -199,7 +204,8 @@ class PackedBatch:
         Share of this process in the pairs of the batch, where several train together.
     starts, counts, window
         Of a batch of fixed shape (see `data.fixed`), which has no buckets: int64 [T] the row at which the sequence of
-        each row begins, [P] what each pair counts for, and the longest history.
+        each row begins, [P] what each pair counts for, and the longest history. With a `window` above 0 `histories` have
+        a fixed shape.
     """
 
     item: Tensor
@@ -230,7 +236,7 @@ class PackedBatch:
         """What each prediction has seen of its segment, up to the last input."""
         if self.seen is not None:
             return self.seen
-        if self.starts is not None:
+        if self.window:
             return self._fixed_histories()
         return seen_entries(
             self.position[self.output] + 1, lambda row, distance: self.item[self.output[row] - distance]

@@ -130,8 +130,10 @@ class MoEAdaptor(nn.Module):
         flat = x.reshape(-1, x.shape[-1]).to(dtype)  # (N, d_plm)
         gates = self.gates(flat)  # (N, G)
         weight = torch.cat([expert.lin.weight for expert in self.experts])  # (G·d, d_plm)
+        weight = weight.to(dtype)
         # what the whitening takes off is the same for all rows but for the gates
-        shift = torch.stack([expert.lin.weight @ expert.bias for expert in self.experts])  # (G, d)
-        mixed = _Experts.apply(self.dropout(flat), gates.to(dtype), weight.to(dtype))
-        adapted = mixed - gates.to(dtype) @ shift.to(dtype)
+        bias = torch.stack([expert.bias for expert in self.experts]).to(dtype)  # (G, d_plm)
+        shift = torch.bmm(weight.unflatten(0, (self.n_exps, -1)), bias.unsqueeze(-1)).squeeze(-1)  # (G, d)
+        gates = gates.to(dtype)
+        adapted = _Experts.apply(self.dropout(flat), gates, weight) - gates @ shift
         return adapted.view(*x.shape[:-1], -1)

@@ -23,6 +23,7 @@ from recbole_unisrec.model.encoder import MIN_ROW, Buckets, CausalTransformer, R
 from recbole_unisrec.model.linear import LANES
 from recbole_unisrec.model.losses import softmax_cross_entropy
 from recbole_unisrec.model.sampled_losses import gbce_beta, sampled_loss
+from recbole_unisrec.model.tables import take
 from recbole_unisrec.model.text_path import DECAY, HISTORY, POPULARITY, REPEATS, TextPath, with_usual
 from recbole_unisrec.model.text_vectors import unit_features
 from recbole_unisrec.optim import learns_by_rows
@@ -134,7 +135,7 @@ class TableRecommender(SequentialRecommender):
 
     def encode(self, inputs: Tensor, position: Tensor, buckets: Buckets | Rows, last: Tensor | None = None) -> Tensor:
         """Encode item vectors [T, d] at int64 positions [T] -> outputs [T, d], or [B, d] of the rows `last` alone."""
-        x = self.dropout(self.LayerNorm(inputs + self.position_embedding(position)))
+        x = self.dropout(self.LayerNorm(inputs + take(self.position_embedding.weight, position)))
         return self.trm_encoder(x, buckets, last)
 
     def scaled(self, vectors: Tensor) -> Tensor:
@@ -189,14 +190,14 @@ class TableRecommender(SequentialRecommender):
 
         With a `text_path` they are wider, as `candidate_vectors` are.
         """
-        inputs, rows = F.embedding(batch.item, table), None
+        inputs, rows = take(table, batch.item), None
         if batch.starts is not None:  # a batch of fixed shape
             rows = Rows.of_starts(batch.starts, -(-max(MIN_ROW, batch.window) // LANES) * LANES, inputs.device)
-            output = self.scaled(self.encode(inputs, batch.position, rows)[batch.output])
+            output = self.scaled(take(self.encode(inputs, batch.position, rows), batch.output))
         elif len(batch.output) == sum(n for n, _ in batch.buckets):  # one of each sequence
             output = self.scaled(self.encode(inputs, batch.position, batch.buckets, batch.output))
         else:
-            output = self.scaled(self.encode(inputs, batch.position, batch.buckets)[batch.output])
+            output = self.scaled(take(self.encode(inputs, batch.position, batch.buckets), batch.output))
         return self.beside_path(output, lambda path: path.packed(batch, rows))
 
     def beside_path(self, output: Tensor, mean: Callable[[TextPath], Tensor]) -> Tensor:
@@ -238,8 +239,10 @@ class TableRecommender(SequentialRecommender):
 
     def seen_bias(self, seen: Seen) -> Tensor:
         """`distance_bias` of each entry, [E]."""
-        bias = self.distance_bias()[seen.distance]
-        return bias if seen.there is None else bias * seen.there
+        bias = self.distance_bias()
+        if seen.there is None:
+            return bias[seen.distance]
+        return (bias[: seen.width] * seen.there.unflatten(0, (-1, seen.width))).flatten()
 
     def calculate_loss(self, interaction: PackedBatch | Interaction) -> Tensor:
         """Cross-entropy over all items (paper Eq. 11 and 12) but those held out by ``cold_items``, scalar.
@@ -317,7 +320,7 @@ class TableRecommender(SequentialRecommender):
 
     def _outputs(self, interaction: Interaction, table: Tensor) -> Tensor:
         last = self._last_outputs(
-            interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], lambda items: F.embedding(items, table)
+            interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], lambda items: take(table, items)
         )
         return self._compared(last, interaction)
 

@@ -6,15 +6,11 @@ import torch
 from torch import Tensor
 
 from recbole_unisrec.data.sequences import Seen
+from recbole_unisrec.waiting import may_look
 
 MANY_ITEMS = 200_000  # from so many on, `losses.target_ranks` goes this way
 SCORES_PER_BLOCK = 16_000_000  # elements of the largest block of scores (64 MB in float32)
 ROUNDING = 1e-6  # scores nearer than this share of their size are the same
-
-
-def may_look(x: Tensor) -> bool:
-    """Whether a step may depend on values: a look at an accelerator waits for all that it has yet to do."""
-    return x.device.type == "cpu"
 
 
 @torch.no_grad()

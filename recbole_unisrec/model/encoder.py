@@ -31,6 +31,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 MIN_ROW = 32  # shorter rows make many small products
+HEAD_LANES = 8  # heads of a multiple of so many numbers go through one kernel on a GPU
 
 
 @dataclass(frozen=True)
@@ -96,12 +97,12 @@ class Rows:
         return torch.cat([torch.cat([torch.zeros_like(cut[:1]), cut[:-1]]), cut], dim=1)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, p: float) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, p: float, scale: float) -> Tensor:
     """Scaled dot-product attention with dropout `p`, as ``F.scaled_dot_product_attention``."""
     if p == 0 or query.device.type != "cpu":
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=p)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=p, scale=scale)
     # the library's dropout draws slowly on a CPU
-    scores = query @ (key * query.shape[-1] ** -0.5).transpose(-1, -2)
+    scores = query @ (key * scale).transpose(-1, -2)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).masked_fill_(~mask, float("-inf"))
     return dropout(scores.softmax(dim=-1).to(value.dtype), p, training=True) @ value
 
@@ -133,15 +134,26 @@ class MultiHeadAttention(nn.Module):
         self.LayerNorm = nn.LayerNorm(hidden_size, eps=eps)
         self.out_dropout = Dropout(hidden_dropout)
 
-    def project(self, x: Tensor, projections: Sequence[nn.Linear]) -> Tensor:
-        """Several linear maps of x [T, d] as one product -> [T, len(projections), nh, hs]."""
+    def project(self, x: Tensor, projections: Sequence[nn.Linear], lanes: int = 1) -> Tensor:
+        """Several linear maps of x [T, d] as one product -> [T, len(projections), nh, hs].
+
+        Heads are filled up with zeros to a multiple of `lanes` numbers.
+        """
         weight, bias = torch.cat([p.weight for p in projections]), torch.cat([p.bias for p in projections])
-        return linear(x, weight, bias).unflatten(-1, (len(projections), self.n_heads, -1))
+        shape = (len(projections), self.n_heads, -1)
+        if missing := -(x.shape[1] // self.n_heads) % lanes:
+            n = len(projections) * self.n_heads
+            weight = F.pad(weight.unflatten(0, (n, -1)), (0, 0, 0, missing)).flatten(0, 1)
+            bias = F.pad(bias.unflatten(0, (n, -1)), (0, missing)).flatten()
+        return linear(x, weight, bias).unflatten(-1, shape)
 
     def attend_rows(self, x: Tensor, rows: Rows) -> Tensor:
         """Mixed values of all positions, [T, d] -> [T, d]."""
-        query, key, value = rows.split(self.project(x, (self.query, self.key, self.value)))
-        mixed = attend(query, key, value, rows.mask, self.attn_dropout if self.training else 0.0)
+        width = x.shape[1] // self.n_heads
+        lanes = 1 if x.device.type == "cpu" else HEAD_LANES
+        query, key, value = rows.split(self.project(x, (self.query, self.key, self.value), lanes))
+        p = self.attn_dropout if self.training else 0.0
+        mixed = attend(query, key, value, rows.mask, p, width**-0.5)[..., :width]
         return mixed.transpose(1, 2).reshape(rows.n * rows.width, -1)[: len(x)]
 
     def attend_buckets(self, x: Tensor, buckets: Buckets) -> Tensor:

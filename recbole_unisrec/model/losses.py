@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_unisrec.data.sequences import Seen
-from recbole_unisrec.model.block_ranks import MANY_ITEMS, block_ranks, may_look
+from recbole_unisrec.model.block_ranks import MANY_ITEMS, block_ranks
 from recbole_unisrec.model.linear import missing
+from recbole_unisrec.waiting import may_look
 
 LOGITS_PER_BLOCK = 4_000_000  # elements of the largest block of logits in memory (16 MB in float32)
 ON_ACCELERATOR = 64_000_000  # the same on a GPU, where few large products are what counts
@@ -29,6 +30,12 @@ def _of_items(seen: Seen, bias: Tensor, n_items: int) -> Tensor:
 
     In the type of `bias`: added to logits one by one, in bfloat16, many small ones would be lost.
     """
+    if seen.there is not None:  # row by row, which a GPU sorts many times as fast
+        item, order = seen.item.unflatten(0, (-1, seen.width)).sort(dim=1)
+        group = F.pad((item[:, 1:] != item[:, :-1]).long().cumsum(1), (1, 0))  # (P, width)
+        mine = bias.view_as(item).gather(1, order)
+        total = torch.zeros_like(mine).scatter_add_(1, group, mine).gather(1, group)
+        return torch.empty_like(mine).scatter_(1, order, total).flatten()
     item, order = (seen.row * n_items + seen.item).sort()
     group = F.pad((item[1:] != item[:-1]).long().cumsum(0), (1, 0))
     total = torch.zeros_like(bias).index_add_(0, group, bias[order])
@@ -54,7 +61,7 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
         if bias is not None and seen is not None and len(bias):
             added = _of_items(seen, bias.detach(), n_items) * scale
             # looking at the sums would make the processor wait for an accelerator, where a pass costs little
-            look = share is None and added.device.type == "cpu"
+            look = share is None and may_look(added)
             bounded = bounded and look and bound + float(added.amax()) <= MAX_BOUNDED_SCALE
         accumulate = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         scaled = F.pad((hidden.detach() * scale).to(dtype), (0, missing(d)))
@@ -191,7 +198,11 @@ def target_ranks(
         scores = (hidden[block] @ table.T)[:, :n_items]
         if seen is not None and bias is not None:
             entries = seen.of_rows(start, min(start + rows, len(hidden)))
-            scores.index_put_((seen.row[entries] - start, seen.item[entries]), bias[entries], accumulate=True)
+            if seen.there is None:
+                scores.index_put_((seen.row[entries] - start, seen.item[entries]), bias[entries], accumulate=True)
+            else:  # a fixed number for each row
+                item, added = (t[entries].unflatten(0, (-1, seen.width)) for t in (seen.item, bias))
+                scores.scatter_add_(1, item, added)
         ranks.append(ranks_of_scores(scores, target[block]))
         if each is not None:
             each(scores)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from recbole_unisrec.data.sequences import PackedBatch
 from recbole_unisrec.model.encoder import Rows
 from recbole_unisrec.model.text_vectors import history_mean, history_mean_rows, last_mean
+from recbole_unisrec.waiting import may_look
 
 # Where the path starts, if nothing else is said (docs/results.md); `path_start` lets validation choose the next two.
 DECAY = 0.7  # weight of an item of the history, of that of the next
@@ -88,7 +89,7 @@ class TextPath(nn.Module):
     @torch.no_grad()
     def bound(self, encoder: float) -> float:
         """A number that no logit is above, of that of the encoder's logits; infinity where looking would take time."""
-        if self.columns.device.type != "cpu":  # the processor would wait for the accelerator
+        if not may_look(self.columns):
             return math.inf
         gain, kappa, beta = (float(weight) for weight in self.weights())
         weight = self.age_weights().abs()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from recbole_unisrec.data.features import scale_features
 from recbole_unisrec.model.encoder import Buckets, Rows
+from recbole_unisrec.model.tables import take
 
 
 def unit_features(weight: Tensor, how: str, reference: Tensor | None = None) -> Tensor:
@@ -63,9 +64,9 @@ def history_mean_rows(vectors: Tensor, rows: Rows, position: Tensor, weight: Ten
     """
     place = torch.arange(2 * rows.width, device=weight.device)
     age = (place[rows.width :].unsqueeze(1) - place).clamp(0, len(weight) - 1)  # (width, keys)
-    mixing = torch.where(rows.mask.squeeze(1), weight[age], 0.0)  # (n, width, keys)
+    mixing = torch.where(rows.mask.squeeze(1), take(weight, age), 0.0)  # (n, width, keys)
     mean = torch.bmm(mixing, rows.keys(rows.cut(vectors))).flatten(0, 1)[: len(vectors)]
-    return mean / weight.square().cumsum(0).sqrt()[position].unsqueeze(1)
+    return mean / take(weight.square().cumsum(0).sqrt(), position).unsqueeze(1)
 
 
 def _mixing(weight: Tensor) -> Tensor:

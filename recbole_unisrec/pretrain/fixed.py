@@ -16,7 +16,7 @@ from torch import Tensor
 
 from recbole_unisrec.data.fixed import distinct
 from recbole_unisrec.data.sequences import PackedBatch
-from recbole_unisrec.graphs import GraphedSteps, Recorder
+from recbole_unisrec.graphs import GraphedSteps, Recorder, compiled
 from recbole_unisrec.pretrain.loader import PretrainLoader
 from recbole_unisrec.pretrain.views import Rows
 
@@ -191,13 +191,14 @@ class RecordedPretraining:
         self.sums = torch.zeros(2, dtype=torch.float64, device=trainer.device)
         self.kept: dict[PretrainShape, FixedBatch] = {}
         self.steps = GraphedSteps(self.step, recorder, tell)
+        self.losses = compiled(trainer.model.task_losses, trainer.training, tell)
 
     def step(self, shape: PretrainShape) -> None:
         """Losses, gradients and weights of the batch that is kept for a shape."""
         trainer = self.trainer
         trainer.optimizer.zero_grad(set_to_none=True)
         with trainer.autocast():
-            seq_item, seq_seq = trainer.model.task_losses(self.kept[shape])
+            seq_item, seq_seq = self.losses(self.kept[shape])
             loss = seq_item + trainer.model.weight_seq * seq_seq
         loss.backward()
         trainer.move_weights()

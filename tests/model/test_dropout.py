@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from recbole_unisrec.model.dropout import Dropout, dropout, keep_mask
-from recbole_unisrec.model.encoder import Rows, attend
+from recbole_unisrec.model.encoder import MultiHeadAttention, Rows, attend
 
 pytestmark = pytest.mark.hardware
 
@@ -51,7 +51,7 @@ def test_attention_equals_the_library_for_any_mixture_of_lengths() -> None:
     qkv = torch.randn(total, 3 * 12, dtype=torch.float64)
     rows = Rows.of(buckets, qkv.device)
     query, key, value = rows.split(qkv.view(-1, 3, 2, 6))
-    ours = attend(query, key, value, rows.mask, 0.0).transpose(1, 2).reshape(-1, 12)[:total]
+    ours = attend(query, key, value, rows.mask, 0.0, query.shape[-1] ** -0.5).transpose(1, 2).reshape(-1, 12)[:total]
     start = 0
     for n, length in buckets:
         for _ in range(n):
@@ -61,10 +61,24 @@ def test_attention_equals_the_library_for_any_mixture_of_lengths() -> None:
             start += length
 
 
+def test_heads_filled_up_with_zeros_attend_alike() -> None:
+    torch.manual_seed(0)
+    layer = MultiHeadAttention(2, 12, 0.0, 0.0, 1e-12).double()
+    x, rows = torch.randn(9, 12, dtype=torch.float64), Rows.of([(2, 1), (1, 7)], torch.device("cpu"))
+    projections = (layer.query, layer.key, layer.value)
+    wide = layer.project(x, projections, lanes=8)  # heads of 6
+    assert wide.shape == (9, 3, 2, 8)
+    assert not wide[..., 6:].any()
+    torch.testing.assert_close(wide[..., :6], layer.project(x, projections))
+    plain, filled = (attend(*rows.split(qkv), rows.mask, 0.0, 6**-0.5) for qkv in (wide[..., :6], wide))
+    torch.testing.assert_close(filled[..., :6], plain)
+
+
 def test_attention_with_dropout_is_right_on_average() -> None:
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 1, 2, 6, 4, dtype=torch.float64)
     mask = torch.ones(6, 6, dtype=torch.bool).tril()
-    exact = attend(query, key, value, mask, 0.0)
-    mean = torch.stack([attend(query, key, value, mask, 0.3) for _ in range(4000)]).mean(0)
+    scale = query.shape[-1] ** -0.5
+    exact = attend(query, key, value, mask, 0.0, scale)
+    mean = torch.stack([attend(query, key, value, mask, 0.3, scale) for _ in range(4000)]).mean(0)
     torch.testing.assert_close(mean, exact, atol=0.08, rtol=0.0)
