@@ -1,4 +1,4 @@
-"""Everything that is to be known about one GPU, in one run of less than ten minutes, results written as they come.
+"""Everything that is to be known about one GPU, in one run of some ten minutes, results written as they come.
 
     python benchmarks/bench_gpu.py --data_path dataset --authors ../UniSRec --out gpu.jsonl
 
@@ -28,7 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 # part -> limit of seconds
 PARTS = {
     "losses": 60,
-    "step": 110,
+    "step": 240,
     "authors": 75,
     "batch": 75,
     "evaluation": 50,
@@ -163,16 +163,16 @@ def part_losses(options: argparse.Namespace) -> None:
 
 
 def part_step(options: argparse.Namespace) -> None:
-    """A step of 2,048 pairs: plain and as a graph, the paper's model and the recipe."""
+    """A step of 2,048 pairs: recorded, launched one by one and compiled, the paper's model and the recipe."""
     from recbole_unisrec.settings import recipe
 
     for name, settings in (("paper", {}), ("recipe", recipe("ours"))):
         for precision in ("bf16", "fp32"):
-            for graphs in (True, False):
-                train, trainer, _, _ = prepared(options, precision=precision, **settings)
-                step = stepper(options, train, trainer, graphs)
+            for way in ("auto", "off", *(["compiled"] if precision == "bf16" else [])):
+                train, trainer, _, _ = prepared(options, precision=precision, graphs=way, **settings)
+                step = stepper(options, train, trainer, way != "off")
                 seconds = timed(options, step)
-                emit(part="step", model=name, precision=precision, graphs=graphs, seconds=seconds,
+                emit(part="step", model=name, precision=precision, graphs=way, seconds=seconds,
                      pairs=train.n_pairs / len(train) / seconds, **busy(options, step, seconds))  # fmt: skip
 
 
