@@ -7,6 +7,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from dataset_tools import __version__
 from dataset_tools.precision import PRECISIONS
 
 POOLINGS = ("CLS", "Mean", "MeanAll")
@@ -21,8 +22,16 @@ def new_parser(tool: str, usage: str, description: str, epilog: str) -> argparse
         description=textwrap.fill(description, 100),
         epilog=epilog,
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_usual(parser)
     return parser
+
+
+def add_usual(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that every command has."""
+    parser.add_argument(
+        "--version", action="version", version=f"recbole_unisrec {__version__}", help="print the version"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, k: int = 5) -> None:

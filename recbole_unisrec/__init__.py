@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dataset_tools import __version__
-from recbole_unisrec import compat
-
-compat.apply()
-
-from recbole_unisrec import plugin  # noqa: E402 - RecBole imports only after the gaps are closed
-
-plugin.register()
-
-from recbole_unisrec.errors import UserError  # noqa: E402
-from recbole_unisrec.model.unisrec import UniSRec  # noqa: E402
+from recbole_unisrec.errors import UserError
+from recbole_unisrec.on_import import arrange
 
 if TYPE_CHECKING:
+    from recbole_unisrec.model.unisrec import UniSRec
     from recbole_unisrec.serving import Recommender
+
+arrange()
+
+
+def __getattr__(name: str) -> Any:
+    if name == "UniSRec":  # it imports torch
+        from recbole_unisrec.model.unisrec import UniSRec
+
+        return UniSRec
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def load(path: str | Path, data_path: str | Path | None = None, index: str = "auto") -> Recommender:

@@ -7,9 +7,10 @@ import sys
 import warnings
 from collections.abc import Callable
 
-from dataset_tools.arguments import POOLINGS
+from dataset_tools import __version__
+from dataset_tools.arguments import POOLINGS, add_usual
 from dataset_tools.common import UserError, run_cli
-from recbole_unisrec import setting_page
+from recbole_unisrec.leaderboard.arguments import leaderboard_parser
 
 COMMANDS: dict[str, str] = {"train": "train and evaluate models (the same as run_unisrec.py)"}
 
@@ -64,30 +65,34 @@ def train_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--help-settings", action="store_true", help="list every setting (of --model) and exit")
     parser.add_argument("--verbose", action="store_true", help="show RecBole's log on the console")
-    parser.add_argument("--debug", action="store_true", help="show a traceback on errors")
+    add_usual(parser)
     return parser
 
 
 def train_command(arguments: list[str]) -> int:
     """Run ``train``: every model and stage in turn, one table at the end."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
-    from recbole_unisrec import together
-
-    if "--leaderboard" in arguments:
-        if together.several():
-            raise UserError("the leaderboard starts its own processes (--jobs); start it without torchrun")
-        from recbole_unisrec.leaderboard import cli as leaderboard
-
-        return leaderboard.command(*split_settings(arguments, leaderboard.parser()))
-    parser = train_parser()
+    several = "--leaderboard" in arguments
+    parser = leaderboard_parser() if several else train_parser()
     rest, settings = split_settings(arguments, parser)
     options, unknown = parser.parse_known_args(rest)
     if unknown:
-        raise UserError(f"unknown option {unknown[0]!r}; settings are written --name=value, see --help")
+        see = "--leaderboard --help" if several else "--help"
+        raise UserError(f"unknown option {unknown[0]!r}; settings are written --name=value, see {see}")
+    # torch and RecBole only from here on: help and mistakes in the options come without their seconds
+    if several:
+        from recbole_unisrec import together
+        from recbole_unisrec.leaderboard.cli import leaderboard_command
+
+        if together.several():
+            raise UserError("the leaderboard starts its own processes (--jobs); start it without torchrun")
+        return leaderboard_command(options, rest, settings)
     if options.help_settings:
+        from recbole_unisrec import setting_page
+
         print(setting_page.plain_text(options.model if "--model" in rest else None))
         return 0
-    from recbole_unisrec import quick_start, refit
+    from recbole_unisrec import quick_start, refit, together
     from recbole_unisrec.settings import build_config, known_settings, parse_value
 
     overrides = {name: parse_value(value) for name, value in settings.items()}
@@ -174,6 +179,9 @@ def main(arguments: list[str] | None = None) -> int:
     commands.update({name: command for name, (command, _) in others.items()})
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: unisrec COMMAND ...\n\n" + "\n".join(f"  {name:12} {text}" for name, text in COMMANDS.items()))
+        return 0
+    if arguments[0] == "--version":
+        print(f"recbole_unisrec {__version__}")
         return 0
     if arguments[0] not in commands:
         print(f"error: unknown command {arguments[0]!r}; choose one of {', '.join(commands)}", file=sys.stderr)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 import sys
 import types
 import warnings
@@ -134,19 +133,7 @@ def _patch_collector() -> None:
 
 
 def apply() -> None:
-    """Close all gaps; called once by the package.
-
-    Raises
-    ------
-    UserError
-        If RecBole is not installed.
-    """
-    if importlib.util.find_spec("recbole") is None:
-        from recbole_unisrec.errors import UserError
-
-        raise UserError(
-            "RecBole is not installed; run `pip install --no-deps recbole==1.2.1` (see the README on Python 3.12)"
-        )
+    """Close all gaps; called once, by `on_import.register`."""
     # ray says so where it is used; the bound on setuptools keeps it working
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
     _patch_numpy()

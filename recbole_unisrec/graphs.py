@@ -7,7 +7,6 @@ from collections.abc import Callable, Hashable
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
-from torch._dynamo.exc import TorchDynamoException
 
 from recbole_unisrec.data.fixed import FixedPlan, Shape
 from recbole_unisrec.errors import UserError
@@ -32,6 +31,8 @@ def compiled(losses: Callable[..., R], training: TrainingSettings, tell: Callabl
     """
     if training.graphs != "compiled":
         return losses
+    from torch._dynamo.exc import TorchDynamoException  # half a second, which other runs need not wait
+
     fast, failed = torch.compile(losses, fullgraph=True, dynamic=False, backend=BACKEND), False
 
     def run(*args: Any) -> R:

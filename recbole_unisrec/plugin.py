@@ -16,27 +16,42 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from recbole.data.dataset import SequentialDataset
-from recbole.data.interaction import cat_interactions
 
 from recbole_unisrec.data.split_names import OWN_SPLITS, split_function
 from recbole_unisrec.data.splits import Sequences
-from recbole_unisrec.registry import MIXTURE_LOADER, MODELS, Entry, props_folder, resolve
+from recbole_unisrec.registry import MIXTURE_LOADER, MODELS, props_folder, resolve
 from recbole_unisrec.setting_checks import check_all, defaults_of
 from recbole_unisrec.setting_parts import value_of
 
 
-def _register_names(name: str, entry: Entry) -> None:
-    path = f"recbole.model.sequential_recommender.{name.lower()}"
-    module = types.ModuleType(path, f"{name}, provided by recbole_unisrec")
-    module.__spec__ = importlib.machinery.ModuleSpec(path, loader=None)
-    setattr(module, name, entry.model)
-    sys.modules[path] = module
-    package = importlib.import_module("recbole.model.sequential_recommender")
-    setattr(package, name.lower(), module)
-    setattr(package, name, entry.model)
-    setattr(importlib.import_module("recbole.trainer"), f"{name}Trainer", entry.trainer)
-    setattr(importlib.import_module("recbole.data.dataset"), f"{name}Dataset", entry.dataset)
+def _register_names() -> None:
+    """RecBole's modules have our classes, each imported when first asked for: the import of one may have brought us here."""
+    models = importlib.import_module("recbole.model.sequential_recommender")
+    wanted: dict[types.ModuleType, dict[str, str]] = {models: {}}
+    for name, entry in MODELS.items():
+        path = f"{models.__name__}.{name.lower()}"
+        module = types.ModuleType(path, f"{name}, provided by recbole_unisrec")
+        module.__spec__ = importlib.machinery.ModuleSpec(path, loader=None)
+        sys.modules[path] = module
+        setattr(models, name.lower(), module)
+        wanted[module] = {name: entry.model_path}
+        wanted[models][name] = entry.model_path
+        for place, kind, where in (
+            ("recbole.trainer", "Trainer", entry.trainer_path), ("recbole.data.dataset", "Dataset", entry.dataset_path)
+        ):  # fmt: skip
+            wanted.setdefault(importlib.import_module(place), {})[f"{name}{kind}"] = where
+    for module, paths in wanted.items():
+        _resolve_later(module, paths)
+
+
+def _resolve_later(module: types.ModuleType, paths: dict[str, str]) -> None:
+    def getattr_of_module(name: str) -> Any:
+        if name not in paths:
+            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+        setattr(module, name, resolve(paths[name]))
+        return vars(module)[name]
+
+    module.__getattr__ = getattr_of_module  # type: ignore[method-assign]
 
 
 def _register_dataloader() -> None:
@@ -85,6 +100,9 @@ def _register_properties() -> None:
 
 def _register_splits() -> None:
     """The splits that RecBole has not, for those of its models that read their data in its own way."""
+    from recbole.data.dataset import SequentialDataset  # not above: this module is what the import of RecBole calls
+    from recbole.data.interaction import cat_interactions
+
     original = SequentialDataset.build
 
     @functools.wraps(original)
@@ -114,8 +132,7 @@ def register() -> None:
     """Make RecBole find the project's models, datasets, trainers, dataloaders and property files; idempotent."""
     if "recbole.model.sequential_recommender.unisrec" in sys.modules:
         return
-    for name, entry in MODELS.items():
-        _register_names(name, entry)
+    _register_names()
     _register_dataloader()
     _register_splits()
     _register_properties()

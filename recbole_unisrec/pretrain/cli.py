@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dataset_tools.arguments import add_usual
 from recbole_unisrec.errors import UserError
 
 
@@ -20,7 +21,7 @@ def export_command(arguments: list[str]) -> int:
         help="a checkpoint's folder, a run's folder (its best checkpoint), a .safetensors or a .pth file",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the new .pth file")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_usual(parser)
     options = parser.parse_args(arguments)
     if options.out.suffix != ".pth":
         raise UserError(f"--out {options.out} must end in .pth, the authors' layout")

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dataset_tools.arguments import add_usual
 from recbole_unisrec.serving.process import start_log
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def parser_of(name: str, description: str, epilog: str) -> argparse.ArgumentPars
     )
     parser.add_argument("--encoder", help="encoder of new texts, where the model does not say it; save keeps it")
     parser.add_argument("--pooling", choices=["CLS", "Mean"], help="of --encoder")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_usual(parser)
     return parser
 
 

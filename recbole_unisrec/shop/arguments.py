@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dataset_tools.arguments import add_table_arguments
+from dataset_tools.arguments import add_table_arguments, add_usual
 from dataset_tools.custom import add_shop_options
 
 # options that decide what is made of the files; a run with others begins anew
@@ -56,7 +56,7 @@ def shop_parser(
     )
     parser.add_argument("--quiet", action="store_true", help="say nothing but the result")
     parser.add_argument("--verbose", action="store_true", help="show RecBole's log too")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_usual(parser)
     return parser
 
 
