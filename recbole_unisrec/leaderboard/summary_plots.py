@@ -101,12 +101,12 @@ def by_share(results: Sequence[SetResult], metric: str) -> str:
     for axis, dataset in zip(axes, datasets, strict=True):
         shares = _shares(results, dataset)
         for name in names:
-            points = [
-                (i, value) for i, share in enumerate(shares) if (value := _at(results, dataset, share, name, metric))
-            ]
+            found = [(i, _at(results, dataset, share, name, metric)) for i, share in enumerate(shares)]
+            points = [(i, values) for i, values in found if values is not None]
             if points:
-                x, y = zip(*points, strict=True)
-                axis.plot(x, y, label=name, markersize=4, **styles[name])
+                x, values = zip(*points, strict=True)
+                y, deviation = [float(v.mean()) for v in values], [spread(v) for v in values]
+                axis.errorbar(x, y, deviation, label=name, markersize=4, capsize=2, elinewidth=0.8, **styles[name])
         axis.set_xticks(range(len(shares)), [share_text(share) for share in shares])
         axis.set_ylim(bottom=0)
         axis.set_title(dataset)
@@ -116,7 +116,7 @@ def by_share(results: Sequence[SetResult], metric: str) -> str:
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False, fontsize=8)
+    figure.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False, fontsize=8)
     drawing.title(figure, _share_finding(results, datasets, names, metric))
     return drawing.svg_of(figure)
 
@@ -127,15 +127,15 @@ def _shares(results: Sequence[SetResult], dataset: str) -> list[float]:
     return sorted({r.share for r in mine} | nothing)
 
 
-def _at(results: Sequence[SetResult], dataset: str, share: float, name: str, metric: str) -> float | None:
-    """Mean of a row at a share; where nothing was learned from, of the row that stands for it."""
+def _at(results: Sequence[SetResult], dataset: str, share: float, name: str, metric: str) -> np.ndarray | None:
+    """A row's value for each seed at a share, [S]; where nothing was learned from, of the row that stands for it."""
     full = next((r for r in results if (r.dataset, r.share) == (dataset, 1)), None)
     found = next((r for r in results if (r.dataset, r.share) == (dataset, share)), None)
     if found is not None and name in found.rows:
-        return float(found.rows[name].values(metric).mean())
+        return found.rows[name].values(metric)
     other = WITHOUT.get(name)
     if share == 0 and other and full is not None and other in full.rows:
-        return float(full.rows[other].values(metric).mean())
+        return full.rows[other].values(metric)
     return None
 
 
@@ -143,15 +143,18 @@ def _share_finding(results: Sequence[SetResult], datasets: Sequence[str], names:
     """Which row is best with the fewest users."""
     least = min(share for name in datasets for share in _shares(results, name) if share > 0)
     where = [name for name in datasets if least in _shares(results, name)]
-    values = {
-        name: [_at(results, dataset, least, name, metric) for dataset in where]
-        for name in names
-        if all(_at(results, dataset, least, name, metric) is not None for dataset in where)
-    }
+    values: dict[str, list[float]] = {}
+    for name in names:
+        found = [_at(results, dataset, least, name, metric) for dataset in where]
+        if all(v is not None for v in found):
+            values[name] = [float(v.mean()) for v in found if v is not None]
     if not values:
         return f"{metric.upper()} by the share of the users"
-    best = [max(values, key=lambda name: values[name][i] or 0.0) for i in range(len(where))]
+    best = [max(values, key=lambda name: values[name][i]) for i in range(len(where))]
     winner = max(values, key=best.count)
-    n = len(where)
-    on = f"on {best.count(winner)} of {n} targets" if n > 1 else f"on {where[0]}"
-    return f"With {share_text(least)} of the users {winner} is best {on}"
+    n, with_least = len(where), f"With {share_text(least)} of the users"
+    if 2 * best.count(winner) <= n:  # no row is best on most of them
+        on = {name: ", ".join(d for d, b in zip(where, best, strict=True) if b == name) for name in dict.fromkeys(best)}
+        return f"{with_least} the best are " + "; ".join(f"{name} on {targets}" for name, targets in on.items())
+    on_most = f"on {best.count(winner)} of {n} targets" if n > 1 else f"on {where[0]}"
+    return f"{with_least} {winner} is best {on_most}"

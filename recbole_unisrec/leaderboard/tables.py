@@ -11,7 +11,7 @@ from glob import glob
 from pathlib import Path
 
 from dataset_tools.common import UserError, run_cli
-from recbole_unisrec.leaderboard.archive import ENDING, write_archive
+from recbole_unisrec.leaderboard.archive import ENDING, StoredRun, write_archive
 from recbole_unisrec.leaderboard.blocks import Block, Cell, markdown_table
 from recbole_unisrec.leaderboard.live import spread
 from recbole_unisrec.leaderboard.stats import compare
@@ -172,6 +172,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--other", default="", help='other runs, as in "cold_items 0.1 random"')
 
 
+def together(paths: Sequence[Path]) -> list[StoredRun]:
+    """The runs of several folders and files of one dataset; of a run that two of them have, that of the later one.
+
+    Raises
+    ------
+    UserError
+        As `read_runs`.
+    """
+    return list({(one.run.row, one.run.key): one for path in paths for one in read_runs(path)}.values())
+
+
 def main(arguments: list[str]) -> int:
     """Print a table, or write the summary or packed runs."""
     parser = argparse.ArgumentParser(
@@ -185,14 +196,17 @@ def main(arguments: list[str]) -> int:
         "--pack",
         type=Path,
         metavar="FOLDER",
-        help=f"put all runs of each folder into FOLDER/NAME{ENDING}, print no table",
+        help=f"put all runs of each folder into FOLDER/NAME{ENDING}, print no table; folders and files of one name go together",
     )
     options = parser.parse_args(arguments)
     chosen = Selection.of(options, Path())
     if options.pack:
+        by_name: dict[str, list[Path]] = {}
         for path in chosen.paths:
-            target = options.pack / f"{path.name.removesuffix(ENDING)}{ENDING}"
-            write_archive(read_runs(path), target)
+            by_name.setdefault(path.name.removesuffix(ENDING), []).append(path)
+        for name, paths in by_name.items():
+            target = options.pack / f"{name}{ENDING}"
+            write_archive(together(paths), target)
             print(f"{target}: {target.stat().st_size / 1000:,.0f} kB")
     elif options.out:
         command = "python -m recbole_unisrec.leaderboard.tables " + shlex.join(arguments)

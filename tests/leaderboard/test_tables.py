@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from scipy import stats
 
 from dataset_tools.common import UserError, run_cli
 from recbole_unisrec.evaluation import write_ranks
-from recbole_unisrec.leaderboard import stored, tables
+from recbole_unisrec.leaderboard import stored, summary_plots, tables
 from recbole_unisrec.leaderboard.archive import write_archive
 from recbole_unisrec.leaderboard.stats import holm
 from recbole_unisrec.leaderboard.summary_plots import _finding
@@ -133,6 +134,29 @@ def test_several_datasets_have_a_summary(three: Path, capsys: pytest.CaptureFixt
     assert (three / "out/summary-shares.svg").is_file()
 
 
+def test_figures_by_share_have_each_seed_and_a_legend_beside_the_title(
+    three: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(three / "A", "UniSRec-inductive-ours", "f", 2021, 6, dataset="A", train_users=0.1)
+    drawn: list[Any] = []
+    monkeypatch.setattr(summary_plots.drawing, "svg_of", lambda figure: drawn.append(figure) or "<svg>")
+    tables.summary([three / "A"], [], ["text-kNN"], "")
+    figure = drawn[-1]
+    figure.canvas.draw()
+    assert not figure.legends[0].get_window_extent().overlaps(figure._suptitle.get_window_extent())
+    ours = next(c for c in figure.axes[0].containers if c.get_label() == "UniSRec-inductive-ours")
+    values = [0.5 / np.log2(rank + 1) for rank in (4, 6)]
+    assert ours[0].get_ydata()[0] == pytest.approx(np.mean(values))
+    (first, *_) = ours[2][0].get_segments()
+    assert first[1, 1] - first[0, 1] == pytest.approx(2 * np.std(values, ddof=1))
+    assert figure._suptitle.get_text() == "With 10% of the users UniSRec-inductive-ours is best on A"
+    store(three / "B", "text-kNN", "g", 2020, 3, dataset="B", train_users=0.1)
+    store(three / "B", "UniSRec-inductive-ours", "h", 2020, 4, dataset="B", train_users=0.1)
+    tables.summary([three / "A", three / "B"], [], ["text-kNN"], "")
+    said = " ".join(drawn[-1]._suptitle.get_text().split())
+    assert said == "With 10% of the users the best are UniSRec-inductive-ours on A; text-kNN on B"
+
+
 def test_p_is_corrected_for_all_datasets_at_once(three: Path) -> None:
     found = tables.summary([three / name for name in "ABC"], [], ["text-kNN"], "")
     raw, names = [], []
@@ -184,6 +208,28 @@ def test_one_file_holds_all_that_the_folder_says(three: Path, capsys: pytest.Cap
     file.write_bytes(first[:300])
     with pytest.raises(UserError, match="cannot read"):
         tables.table([file], [])
+
+
+def test_packed_runs_and_a_folder_of_one_name_go_together(three: Path) -> None:
+    packed = three / "packed"
+    assert run_cli(tables.main, [str(three / "A"), "--pack", str(packed)]) == 0
+    store(three / "new/A", "SASRecPacked", "s", 2020, 2, dataset="A")
+    store(three / "new/A", "text-kNN", "a", 2020, 3, dataset="A")  # made again
+    words = [str(packed / "A.runs.zip"), str(three / "new/A"), str(three / "B"), "--pack", str(packed)]
+    assert run_cli(tables.main, words) == 0
+    board = stored.read_boards([packed / "A.runs.zip"])[0]
+    found = {s.name: [run.key for run in s.runs] for s in board.standings}
+    assert found == {
+        "Pop": ["c"],
+        "text-kNN": ["a"],
+        "SASRecPacked": ["s"],
+        "UniSRec-inductive-ours": ["b2020", "b2021"],
+    }
+    knn = next(s for s in board.standings if s.name == "text-kNN")
+    assert set(board.ranks(knn)[1][0]) == {3, 51}
+    assert {s.name for s in stored.read_boards([packed / "B.runs.zip"])[0].standings} == {
+        "Pop", "text-kNN", "UniSRec-inductive-ours"
+    }  # fmt: skip
 
 
 def test_words_of_the_command_are_folders_first_then_rows(three: Path, capsys: pytest.CaptureFixture[str]) -> None:
