@@ -65,5 +65,5 @@ def markdown_table(block: Block) -> str:
 
 
 def p_value(p: float) -> str:
-    """``p < 0.001``, or the value."""
-    return "p < 0.001" if p < 1e-3 else f"p = {p:.3f}"
+    """``p < .001``, or the value without its zero, as all tables show it."""
+    return "p < .001" if p < 1e-3 else f"p = {p:.3f}".replace("= 0.", "= .")

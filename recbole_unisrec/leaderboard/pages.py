@@ -92,7 +92,7 @@ def figure_of(words: str, root: Path) -> str:
             raise UserError("no runs learned from a share of the users; run some with --train_users")
         caption, svg = drawn[options.kind].shows, drawn[options.kind].svg
     else:
-        board = one_board(chosen.paths, chosen.share, chosen.other)
+        board = one_board(chosen.boards, chosen.share, chosen.other)
         standings = [s for s in board.standings if not chosen.rows or s.name in chosen.rows]
         if not standings:
             known = ", ".join(s.name for s in board.standings)

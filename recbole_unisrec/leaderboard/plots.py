@@ -62,10 +62,27 @@ def _rival(standings: Sequence[Standing]) -> Standing | None:
     return next((named[name] for name in ("SASRec", "SASRecPacked") if name in named), None)
 
 
-def _gain(value: float, rival: float) -> str:
-    if not rival:
-        return "beside 0 of"
-    return f"{abs(value / rival - 1):.0%} {'above' if value >= rival else 'below'}"
+TINY = 0.01  # a rival's figure below it makes any ratio large: one hit more or less in a hundred users
+MORE = 2.0  # beyond it "twice as good" says less than the figures
+
+
+def compared(metric: str, mine: float, its: float, rival: str) -> str:
+    """Two figures in words: how far one is above the other, or both where a ratio would mislead (`TINY`, `MORE`).
+
+    Examples
+    --------
+    >>> compared("HIT@10", 0.12, 0.1, "SASRec")
+    'HIT@10 20% above SASRec'
+    >>> compared("HIT@10", 0.055, 0.004, "SASRec")
+    'HIT@10 .0550, SASRec .0040'
+    """
+    if its < TINY or mine > MORE * its:
+        return f"{metric} {_figure(mine)}, {rival} {_figure(its)}"
+    return f"{metric} {abs(mine / its - 1):.0%} {'above' if mine >= its else 'below'} {rival}"
+
+
+def _figure(value: float) -> str:
+    return f"{value:.4f}".replace("0.", ".", 1)
 
 
 def _best(standings: Sequence[Standing], score: str) -> Standing:
@@ -88,9 +105,11 @@ def _panels(board: Drawn, rows: Sequence[Row], values_of: Callable[[str], list[n
 def _bars(board: Drawn, standings: Sequence[Standing]) -> str:
     figure = _panels(board, [s.row for s in standings], lambda metric: [s.values(metric) for s in standings])
     best, rival = _best(standings, board.score), _rival(standings)
-    finding = f"{board.dataset}: {best.name} is best in {board.score.upper()}"
+    metric = board.score.upper()
+    finding = f"{board.dataset}: {best.name} is best in {metric}"
     if rival is not None and rival is not best:
-        finding += f", {_gain(best.values(board.score).mean(), rival.values(board.score).mean())} {rival.name}"
+        mine, its = best.values(board.score).mean(), rival.values(board.score).mean()
+        finding = f"{board.dataset}: {best.name} is best, {compared(metric, mine, its, rival.name)}"
     drawing.title(figure, finding)
     return drawing.svg_of(figure)
 
@@ -114,7 +133,7 @@ def _groups(board: Drawn, standings: Sequence[Standing]) -> str:
 
 
 def _group_finding(board: Drawn, standings: Sequence[Standing]) -> str:
-    """Where the best row gains most against SASRec, among items that SASRec finds at all."""
+    """Of which items the best row finds most more than SASRec, by the difference: a ratio is largest where nothing is found."""
     best, rival, metric = _best(standings, board.score), _rival(standings), board.names[0]
     if rival is None or rival is best:
         return f"{board.dataset}: {metric.upper()} by group of users"
@@ -122,11 +141,11 @@ def _group_finding(board: Drawn, standings: Sequence[Standing]) -> str:
         name: (best.group("popularity", name, metric).mean(), rival.group("popularity", name, metric).mean())
         for name in best.runs[0].groups["popularity"]
     }
-    gains = {name: mine / its - 1 for name, (mine, its) in pairs.items() if its > 0}
-    if not gains:
-        return f"{board.dataset}: {metric.upper()} by group of users"
-    name = max(gains, key=lambda n: gains[n])
-    return f"{best.name} gains most on items with {name} training interactions: {gains[name]:+.0%} {metric.upper()} against {rival.name}"
+    name, (mine, its) = max(pairs.items(), key=lambda pair: pair[1][0] - pair[1][1])
+    if mine <= its:
+        return f"{best.name} finds no group of items better than {rival.name}"
+    said = compared(metric.upper(), mine, its, rival.name)
+    return f"{best.name} gains most on items with {name} training interactions: {said}"
 
 
 def _curves(board: Drawn, standings: Sequence[Standing]) -> str:

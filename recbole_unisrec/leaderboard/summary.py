@@ -312,7 +312,7 @@ class Summary:
 
 
 def change(found: Comparison | None) -> Cell:
-    """``+4.2%, p < 0.001``."""
+    """``+4.2%, p < .001``."""
     if found is None or math.isnan(found.relative):
         return Cell(NONE)
     return Cell(f"{found.relative:+.1%}, {p_value(found.p)}")

@@ -7,12 +7,13 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from glob import glob
 from pathlib import Path
 
 from dataset_tools.common import UserError, run_cli
 from recbole_unisrec.leaderboard.archive import ENDING, StoredRun, write_archive
-from recbole_unisrec.leaderboard.blocks import Block, Cell, markdown_table
+from recbole_unisrec.leaderboard.blocks import Block, Cell, markdown_table, p_value
 from recbole_unisrec.leaderboard.live import spread
 from recbole_unisrec.leaderboard.stats import compare
 from recbole_unisrec.leaderboard.stored import StoredBoard, is_stored, read_boards, read_runs
@@ -22,15 +23,14 @@ from recbole_unisrec.leaderboard.versus import of_stored
 AGAINST = "text-kNN"
 
 
-def one_board(paths: Sequence[Path], share: float = 1.0, other: str = "") -> StoredBoard:
-    """The stored runs of one dataset that learned from a share of the users.
+def one_board(boards: Sequence[StoredBoard], share: float = 1.0, other: str = "") -> StoredBoard:
+    """The one of these whose runs learned from a share of the users.
 
     Raises
     ------
     UserError
         If there are none, or they are of several datasets.
     """
-    boards = read_boards(paths)
     found = [board for board in boards if (board.condition.share, board.condition.other) == (share, other)]
     if len(found) != 1:
         there = "; ".join(str(board.condition) for board in boards)
@@ -42,7 +42,7 @@ def one_board(paths: Sequence[Path], share: float = 1.0, other: str = "") -> Sto
 
 
 def table(
-    paths: Sequence[Path], rows: Sequence[str], against: str = AGAINST, share: float = 1.0, other: str = ""
+    boards: Sequence[StoredBoard], rows: Sequence[str], against: str = AGAINST, share: float = 1.0, other: str = ""
 ) -> str:
     """Rows of one dataset, metrics across, in the order of `rows` (empty: all, in the leaderboard's order).
 
@@ -54,7 +54,7 @@ def table(
     UserError
         If none of the rows has a run.
     """
-    board = one_board(paths, share, other)
+    board = one_board(boards, share, other)
     result = of_stored(board, [*rows, against] if rows else ())
     shown = [row for row in rows if row in result.rows] if rows else list(result.rows)
     if not shown:
@@ -69,30 +69,24 @@ def table(
         for metric in result.names:
             seeds = standing.values(metric)
             cells.append(Cell(f"{seeds.mean():.4f}" + (f" ± {spread(seeds):.4f}" if len(seeds) > 1 else "")))
-        changes = " / ".join(f"{c.relative:+.1%}, {short_p(c.p)}" for c in tests.get(name, {}).values())
+        changes = " / ".join(f"{c.relative:+.1%}, {p_value(c.p)}" for c in tests.get(name, {}).values())
         lines.append((*cells, Cell(str(len(standing.runs))), Cell(changes)))
     header = ("row", *(metric.upper() for metric in result.names), "seeds", f"against {against}")
     return markdown_table(Block("table", header=header, rows=tuple(lines)))
 
 
-def short_p(p: float) -> str:
-    """``p < .001``, or the value without its zero."""
-    return "p < .001" if p < 0.001 else f"p = {p:.3f}".replace("0.", ".", 1)
-
-
 def summary(
-    paths: Sequence[Path], rows: Sequence[str], against: Sequence[str], command: str, other: str = ""
+    boards: Sequence[StoredBoard], rows: Sequence[str], against: Sequence[str], command: str, other: str = ""
 ) -> Summary:
-    """All datasets of these folders and files together; of runs under cold start or another split those of `other` alone.
+    """All datasets of these boards together; of runs under cold start or another split those of `other` alone.
 
     Raises
     ------
     UserError
         If there is nothing to report.
     """
-    boards = [board for board in read_boards(paths) if board.condition.other == other]
     wanted = [*rows, *against] if rows else ()
-    results = [of_stored(board, wanted) for board in boards]
+    results = [of_stored(board, wanted) for board in boards if board.condition.other == other]
     return Summary([result for result in results if result.standings], against, command)
 
 
@@ -133,6 +127,11 @@ class Selection:
             print(f"{name} has no finished run and is left out", file=sys.stderr)
         return cls(paths, rows, options.against, options.metric.lower(), options.share, options.other)
 
+    @cached_property
+    def boards(self) -> list[StoredBoard]:
+        """What lies at the paths, read once."""
+        return read_boards(self.paths)
+
     def table(self) -> str:
         """The Markdown table: of one dataset its metrics, of several one metric.
 
@@ -141,8 +140,8 @@ class Selection:
         UserError
             If there is nothing to show.
         """
-        if len({board.dataset for board in read_boards(self.paths)}) == 1:
-            return table(self.paths, self.rows, self.against[0] if self.against else AGAINST, self.share, self.other)
+        if len({board.dataset for board in self.boards}) == 1:
+            return table(self.boards, self.rows, self.against[0] if self.against else AGAINST, self.share, self.other)
         found = self.summary("")
         metric = self.metric or found.metrics[0]
         if metric not in found.metrics:
@@ -151,7 +150,7 @@ class Selection:
 
     def summary(self, command: str) -> Summary:
         """The summary of all datasets."""
-        return summary(self.paths, self.rows, self.against, command, self.other)
+        return summary(self.boards, self.rows, self.against, command, self.other)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dataset_tools.common import run_cli
-from recbole_unisrec.leaderboard import pages, tables
+from recbole_unisrec.leaderboard import pages, stored, tables
 from tests.leaderboard.test_tables import store
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -56,7 +56,7 @@ def test_tables_and_figures_are_made_again(docs: Path, capsys: pytest.CaptureFix
     text = page.read_text()
     assert "stale" not in text
     assert "Words stay." in text
-    expected = tables.table([docs / "runs/A.runs.zip"], ["Pop", "SASRecPacked"], "Pop")
+    expected = tables.table(stored.read_boards([docs / "runs/A.runs.zip"]), ["Pop", "SASRecPacked"], "Pop")
     assert f"-->\n\n{expected}\n\n<!-- /board -->" in text
     for name in ("cost", "new", "shares"):
         assert (docs / f"figures/{name}.svg").read_text().startswith("<svg")

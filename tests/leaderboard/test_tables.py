@@ -12,6 +12,8 @@ from dataset_tools.common import UserError, run_cli
 from recbole_unisrec.evaluation import write_ranks
 from recbole_unisrec.leaderboard import stored, summary_plots, tables
 from recbole_unisrec.leaderboard.archive import write_archive
+from recbole_unisrec.leaderboard.blocks import p_value
+from recbole_unisrec.leaderboard.plots import _group_finding, compared
 from recbole_unisrec.leaderboard.stats import holm
 from recbole_unisrec.leaderboard.summary_plots import _finding
 
@@ -48,7 +50,7 @@ def test_means_over_seeds_and_the_change_against_a_row(tmp_path: Path) -> None:
     store(tmp_path, "ours", "b", 2020, 1)
     store(tmp_path, "ours", "c", 2021, 1)
     store(tmp_path, "ours", "d", 2020, 100, valid=0.1, learning_rate=1)  # a worse point of the grid
-    lines = tables.table([tmp_path], ["text-kNN", "ours", "absent"]).splitlines()
+    lines = tables.table(stored.read_boards([tmp_path]), ["text-kNN", "ours", "absent"]).splitlines()
     assert len(lines) == 4
     assert lines[2].startswith(f"| text-kNN | 0.5000 | {0.5 / np.log2(6):.4f} | 0.5000 |")
     assert lines[3].startswith("| ours | 0.5000 ± 0.0000 | 0.5000 ± 0.0000 |")
@@ -80,17 +82,17 @@ def test_runs_on_other_data_are_boards_of_their_own(tmp_path: Path) -> None:
         "x, cold_items 0.1 time": ["SASRecPacked"],
         "x, without training": ["UniSRec-inductive-pretrained"],
     }
-    assert "| SASRecPacked | 0.5000 | 0.5000 |" in tables.table([tmp_path], [], share=0.1)
+    assert "| SASRecPacked | 0.5000 | 0.5000 |" in tables.table(stored.read_boards([tmp_path]), [], share=0.1)
     with pytest.raises(UserError, match=r"no run is of a share of 0\.5 .*; there are runs of x; x, 0\.1 of the users"):
-        tables.table([tmp_path], [], share=0.5)
+        tables.table(stored.read_boards([tmp_path]), [], share=0.5)
 
 
 def test_a_folder_without_runs(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no finished run"):
-        tables.table([tmp_path], ["ours"])
+        tables.table(stored.read_boards([tmp_path]), ["ours"])
     store(tmp_path, "Pop", "a", 2020, 5)
     with pytest.raises(UserError, match="has no finished run of ours; its rows are Pop"):
-        tables.table([tmp_path], ["ours"])
+        tables.table(stored.read_boards([tmp_path]), ["ours"])
 
 
 def test_other_users_cannot_be_compared(tmp_path: Path) -> None:
@@ -98,7 +100,7 @@ def test_other_users_cannot_be_compared(tmp_path: Path) -> None:
     store(tmp_path, "SASRecPacked", "b", 2020, 5)
     write_ranks(str(tmp_path / "runs/SASRecPacked/b.npz"), USERS[1:], np.ones(39))
     with pytest.raises(UserError, match="ranked other users"):
-        tables.table([tmp_path], [])
+        tables.table(stored.read_boards([tmp_path]), [])
 
 
 @pytest.fixture
@@ -158,7 +160,7 @@ def test_figures_by_share_have_each_seed_and_a_legend_beside_the_title(
 
 
 def test_p_is_corrected_for_all_datasets_at_once(three: Path) -> None:
-    found = tables.summary([three / name for name in "ABC"], [], ["text-kNN"], "")
+    found = tables.summary(stored.read_boards([three / name for name in "ABC"]), [], ["text-kNN"], "")
     raw, names = [], []
     sets = [*found.sets, *found.shares]
     for i, result in enumerate(sets):
@@ -175,7 +177,9 @@ def test_p_is_corrected_for_all_datasets_at_once(three: Path) -> None:
 
 
 def test_mean_ranks_and_gains_by_hand(three: Path) -> None:
-    found = tables.summary([three / name for name in "AB"], ["text-kNN", "UniSRec-inductive-ours"], ["text-kNN"], "")
+    found = tables.summary(
+        stored.read_boards([three / name for name in "AB"]), ["text-kNN", "UniSRec-inductive-ours"], ["text-kNN"], ""
+    )
     table = found.figures("ndcg@10")
     rows = {row[0].text: [cell.text for cell in row] for row in table.rows}
     assert table.header[:4] == ("row", "A", "B", "mean rank")
@@ -184,7 +188,9 @@ def test_mean_ranks_and_gains_by_hand(three: Path) -> None:
     for row in ("text-kNN", "UniSRec-inductive-ours"):
         (three / f"C/runs/{row}").rename(three / f"C/{row}")
     store(three / "C", "Pop", "p", 2020, 3, dataset="C")
-    alone = tables.summary([three / name for name in "ABC"], [], ["text-kNN"], "").figures("ndcg@10")
+    alone = tables.summary(stored.read_boards([three / name for name in "ABC"]), [], ["text-kNN"], "").figures(
+        "ndcg@10"
+    )
     assert all(row[alone.header.index("mean rank")].text == "–" for row in alone.rows)  # Pop alone has no rank
     hit = {row[0].text: [cell.text for cell in row] for row in found.figures("ndcg@50").rows}
     knn, ours = (np.array([0.5 / np.log2(rank + 1) for rank in ranks]) for ranks in ((5, 5), (1, 30)))
@@ -195,7 +201,9 @@ def test_one_file_holds_all_that_the_folder_says(three: Path, capsys: pytest.Cap
     assert run_cli(tables.main, [str(three / "A"), "--pack", str(three / "packed")]) == 0
     file = three / "packed/A.runs.zip"
     for share in (1.0, 0.1):
-        assert tables.table([file], [], share=share) == tables.table([three / "A"], [], share=share)
+        assert tables.table(stored.read_boards([file]), [], share=share) == tables.table(
+            stored.read_boards([three / "A"]), [], share=share
+        )
     (board, *_), (packed, *_) = stored.read_boards([three / "A"]), stored.read_boards([file])
     for mine, theirs in zip(board.standings, packed.standings, strict=True):
         groups = [run.groups for run in (mine.runs[0], theirs.runs[0])]
@@ -207,7 +215,7 @@ def test_one_file_holds_all_that_the_folder_says(three: Path, capsys: pytest.Cap
     assert b"u01" not in first  # no token of a user
     file.write_bytes(first[:300])
     with pytest.raises(UserError, match="cannot read"):
-        tables.table([file], [])
+        tables.table(stored.read_boards([file]), [])
 
 
 def test_packed_runs_and_a_folder_of_one_name_go_together(three: Path) -> None:
@@ -251,12 +259,67 @@ def test_words_of_the_command_are_folders_first_then_rows(three: Path, capsys: p
 
 
 def test_the_finding_is_of_the_row_that_wins_most_and_gains_most(three: Path) -> None:
-    found = tables.summary([three / name for name in "ABC"], ["text-kNN", "UniSRec-inductive-ours"], ["text-kNN"], "")
+    found = tables.summary(
+        stored.read_boards([three / name for name in "ABC"]), ["text-kNN", "UniSRec-inductive-ours"], ["text-kNN"], ""
+    )
     text = _finding(found.sets, found.rows, ["text-kNN"], "hit@50")  # all equal: the first
     assert text == "text-kNN has the best HIT@50 on 3 of 3 targets"
     store(three / "A", "ZESRec", "z", 2020, 1, dataset="A")
     store(three / "B", "ZESRec", "z", 2020, 1, dataset="B")
-    found = tables.summary([three / name for name in "ABC"], [], ["text-kNN"], "")
+    found = tables.summary(stored.read_boards([three / name for name in "ABC"]), [], ["text-kNN"], "")
     gain = np.log2(6) - 1
     expected = f"ZESRec has the best NDCG@10 on 2 of 2 targets, {gain:.0%} above text-kNN in the mean"
     assert _finding(found.sets, found.rows, ["text-kNN"], "ndcg@10") == expected
+
+
+def test_a_command_reads_each_run_once(three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    real = stored.read_runs
+    monkeypatch.setattr(stored, "read_runs", lambda path: read.append(path) or real(path))
+    for names in ("A", "AB"):
+        read.clear()
+        assert run_cli(tables.main, [str(three / name) for name in names]) == 0
+        assert read == [three / name for name in names]
+
+
+def test_a_p_value_is_written_alike_everywhere(three: Path) -> None:
+    written = [p_value(p) for p in (0.0004, 0.001, 0.0499, 1.0)]
+    assert written == ["p < .001", "p = .001", "p = .050", "p = 1.000"]
+    report = tables.summary(stored.read_boards([three / "A", three / "B"]), [], ["text-kNN"], "").blocks()
+    cells = [cell.text for block in report for row in block.rows for cell in row]
+    assert any("p < ." in text or "p = ." in text for text in cells)
+    assert not any("p < 0" in text or "p = 0" in text for text in cells)
+
+
+@pytest.mark.parametrize(
+    ("mine", "its", "said"),
+    [
+        (0.12, 0.1, "HIT@10 20% above SASRec"),
+        (0.08, 0.1, "HIT@10 20% below SASRec"),
+        (0.2, 0.1, "HIT@10 100% above SASRec"),
+        (0.21, 0.1, "HIT@10 .2100, SASRec .1000"),  # more than double
+        (0.011, 0.0099, "HIT@10 .0110, SASRec .0099"),  # less than one hit in a hundred users
+        (0.055, 0.004, "HIT@10 .0550, SASRec .0040"),  # not +1275%
+        (0.02, 0.0, "HIT@10 .0200, SASRec .0000"),
+    ],
+)
+def test_a_ratio_is_not_said_where_its_base_is_tiny(mine: float, its: float, said: str) -> None:
+    assert compared("HIT@10", mine, its, "SASRec") == said
+
+
+def grouped(name: str, hits: dict[str, float]) -> stored.Standing:
+    test = {metric: sum(hits.values()) for metric in METRICS}
+    groups = {"popularity": {group: {"users": 9, "hit@10": hit} for group, hit in hits.items()}, "length": {}}
+    run = stored.Run(name, "k", 2020, {}, {}, test, 0.5, groups, [], 1.0, 1, {})
+    return stored.Standing(name, stored.row_named(name, run), [run], [run])
+
+
+def test_the_groups_finding_is_where_most_is_gained_not_where_the_base_is_tiny(three: Path) -> None:
+    board = stored.read_boards([three / "A"])[0]
+    rival = grouped("SASRec", {"0": 0.001, "1-4": 0.1, "5-19": 0.2})
+    ours = grouped("UniSRec-inductive", {"0": 0.02, "1-4": 0.15, "5-19": 0.21})
+    text = _group_finding(board, [rival, ours])
+    assert text == "UniSRec-inductive gains most on items with 1-4 training interactions: HIT@10 50% above SASRec"
+    ours = grouped("UniSRec-inductive", {"0": 0.09, "1-4": 0.15, "5-19": 0.21})
+    text = _group_finding(board, [rival, ours])
+    assert text == "UniSRec-inductive gains most on items with 0 training interactions: HIT@10 .0900, SASRec .0010"
