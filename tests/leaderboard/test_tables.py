@@ -142,7 +142,7 @@ def test_figures_by_share_have_each_seed_and_a_legend_beside_the_title(
     store(three / "A", "UniSRec-inductive-ours", "f", 2021, 6, dataset="A", train_users=0.1)
     drawn: list[Any] = []
     monkeypatch.setattr(summary_plots.drawing, "svg_of", lambda figure: drawn.append(figure) or "<svg>")
-    tables.summary([three / "A"], [], ["text-kNN"], "")
+    tables.summary(stored.read_boards([three / "A"]), [], ["text-kNN"], "")
     figure = drawn[-1]
     figure.canvas.draw()
     assert not figure.legends[0].get_window_extent().overlaps(figure._suptitle.get_window_extent())
@@ -154,7 +154,7 @@ def test_figures_by_share_have_each_seed_and_a_legend_beside_the_title(
     assert figure._suptitle.get_text() == "With 10% of the users UniSRec-inductive-ours is best on A"
     store(three / "B", "text-kNN", "g", 2020, 3, dataset="B", train_users=0.1)
     store(three / "B", "UniSRec-inductive-ours", "h", 2020, 4, dataset="B", train_users=0.1)
-    tables.summary([three / "A", three / "B"], [], ["text-kNN"], "")
+    tables.summary(stored.read_boards([three / "A", three / "B"]), [], ["text-kNN"], "")
     said = " ".join(drawn[-1]._suptitle.get_text().split())
     assert said == "With 10% of the users the best are UniSRec-inductive-ours on A; text-kNN on B"
 
