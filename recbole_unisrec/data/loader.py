@@ -9,7 +9,7 @@ from torch import Tensor
 
 from recbole_unisrec import distributed
 from recbole_unisrec.data.negatives import NegativeSampler, localise, target_counts
-from recbole_unisrec.data.sequences import PackedBatch, PackedLoader, pack
+from recbole_unisrec.data.sequences import PackedBatch, PackedLoader, filled_up, pack
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.setting_table import DataSettings, HistorySettings, LossSettings, RunSettings, TrainingSettings
 
@@ -47,7 +47,7 @@ class PackedTrainLoader(PackedLoader):
             share = 0.0
         else:
             share = float(self.segments.n_pairs[mine].sum() / self.segments.n_pairs[index].sum())
-        batch = pack(self.segments, mine, self.lengths)
+        batch = filled_up(pack(self.segments, mine, self.lengths))
         batch.share = share
         if self.sampler is not None:
             whole = batch if self.world.size == 1 else pack(self.segments, index, self.lengths)

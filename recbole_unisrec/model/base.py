@@ -194,7 +194,7 @@ class TableRecommender(SequentialRecommender):
         if batch.starts is not None:  # a batch of fixed shape
             rows = Rows.of_starts(batch.starts, -(-max(MIN_ROW, batch.window) // LANES) * LANES, inputs.device)
             output = self.scaled(take(self.encode(inputs, batch.position, rows), batch.output))
-        elif len(batch.output) == sum(n for n, _ in batch.buckets):  # one of each sequence
+        elif batch.one_each:
             output = self.scaled(self.encode(inputs, batch.position, batch.buckets, batch.output))
         else:
             output = self.scaled(take(self.encode(inputs, batch.position, batch.buckets), batch.output))

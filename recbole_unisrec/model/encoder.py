@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_unisrec.model.dropout import Dropout, dropout
-from recbole_unisrec.model.linear import linear
+from recbole_unisrec.model.linear import linear, missing
 
 Buckets = Sequence[tuple[int, int]]  # (number of sequences n, length L) in the order of the matrix; Σ n·L = T
 
@@ -60,6 +60,7 @@ class Rows:
             n, width = buckets[0]
             return cls(n, width, torch.ones(1, 1, width, width, dtype=torch.bool, device=device).tril(), previous=False)
         width = max(MIN_ROW, max(length for _, length in buckets))
+        width += missing(width)  # few widths, see `data.sequences.filled_up`
         lengths = torch.repeat_interleave(
             torch.tensor([length for _, length in buckets]), torch.tensor([n for n, _ in buckets])
         )
@@ -85,9 +86,9 @@ class Rows:
 
     def cut(self, x: Tensor) -> Tensor:
         """Rows of x [T, ...], filled up with zeros -> [n, width, ...]."""
-        missing = self.n * self.width - len(x)
-        if missing:
-            x = F.pad(x, (*(0, 0) * (x.ndim - 1), 0, missing))
+        more = self.n * self.width - len(x)
+        if more:
+            x = F.pad(x, (*(0, 0) * (x.ndim - 1), 0, more))
         return x.unflatten(0, (self.n, self.width))
 
     def keys(self, cut: Tensor) -> Tensor:
@@ -141,10 +142,10 @@ class MultiHeadAttention(nn.Module):
         """
         weight, bias = torch.cat([p.weight for p in projections]), torch.cat([p.bias for p in projections])
         shape = (len(projections), self.n_heads, -1)
-        if missing := -(x.shape[1] // self.n_heads) % lanes:
+        if more := -(x.shape[1] // self.n_heads) % lanes:
             n = len(projections) * self.n_heads
-            weight = F.pad(weight.unflatten(0, (n, -1)), (0, 0, 0, missing)).flatten(0, 1)
-            bias = F.pad(bias.unflatten(0, (n, -1)), (0, missing)).flatten()
+            weight = F.pad(weight.unflatten(0, (n, -1)), (0, 0, 0, more)).flatten(0, 1)
+            bias = F.pad(bias.unflatten(0, (n, -1)), (0, more)).flatten()
         return linear(x, weight, bias).unflatten(-1, shape)
 
     def attend_rows(self, x: Tensor, rows: Rows) -> Tensor:

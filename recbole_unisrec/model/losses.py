@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recbole_unisrec.data.sequences import Seen
+from recbole_unisrec.data.sequences import SIZES, Seen
 from recbole_unisrec.model.block_ranks import MANY_ITEMS, block_ranks
 from recbole_unisrec.model.linear import missing
 from recbole_unisrec.waiting import may_look
@@ -64,12 +64,15 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
             look = share is None and may_look(added)
             bounded = bounded and look and bound + float(added.amax()) <= MAX_BOUNDED_SCALE
         accumulate = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        scaled = F.pad((hidden.detach() * scale).to(dtype), (0, missing(d)))
+        more = -n_pairs % SIZES  # rows that count for nothing, see `data.sequences.filled_up`
+        target = F.pad(target, (0, more))
+        scaled = F.pad((hidden.detach() * scale).to(dtype), (0, missing(d), 0, more))
         parts = [table.detach().to(dtype)] + ([] if fixed is None else [fixed.to(dtype)])
         table_c = F.pad(torch.cat(parts, dim=1), (0, missing(d), 0, missing(n_items)))
         goal = table_c[target].to(accumulate)  # (P, d)
         mine = scaled.to(accumulate)
         each = mine.new_full((n_pairs, 1), 1 / n_pairs) if share is None else share.to(accumulate).unsqueeze(1)
+        each = F.pad(each, (0, 0, 0, more))
         loss = -((mine * goal).sum(dim=1, keepdim=True) * each).sum()
         grad_bias = None
         if bias is not None and seen is not None:
@@ -79,12 +82,12 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(mine) if needs_grad else None
         width = learned + missing(learned)  # columns of the table that have a gradient, filled up
         grad_table = mine.new_zeros(len(table_c), width) if needs_grad else None
-        for start in range(0, n_pairs, rows):
+        for start in range(0, n_pairs + more, rows):
             block = slice(start, start + rows)
             logits = scaled[block] @ table_c.T  # (rows, N)
             real = logits[:, :n_items]
             if added is not None and seen is not None:
-                entries = seen.of_rows(start, min(start + rows, n_pairs))
+                entries = seen.of_rows(min(start, n_pairs), min(start + rows, n_pairs))
                 place = (seen.row[entries] - start, seen.item[entries])
                 real.index_put_(place, (real[place] + added[entries]).to(dtype))
             if not bounded:  # else e cannot overflow
@@ -103,7 +106,7 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
         if grad_hidden is not None and grad_table is not None:
             grad_hidden.sub_(goal.mul_(each)).mul_(scale)
             grad_table.index_add_(0, target, mine[:, :width] * each, alpha=-1)
-            kept = [grad_hidden[:, :d].to(hidden.dtype), grad_table[:n_items, :learned].to(table.dtype)]
+            kept = [grad_hidden[:n_pairs, :d].to(hidden.dtype), grad_table[:n_items, :learned].to(table.dtype)]
             if grad_bias is not None and bias is not None:
                 kept.append(grad_bias.mul_(scale).to(bias.dtype))
             ctx.save_for_backward(*kept)

@@ -5,8 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_unisrec.data.sequences import (
+    SIZES,
     PackedLoader,
+    Segments,
     bucket_lengths,
+    filled_up,
     pack,
     pack_last,
 )
@@ -122,3 +125,26 @@ def test_bucket_lengths_reach_the_window() -> None:
         lengths = bucket_lengths(window)
         assert lengths[-1] == window
         assert (lengths.diff() > 0).all()
+
+
+def test_a_batch_that_is_filled_up_predicts_the_same() -> None:
+    items = torch.arange(1, 41)
+    segments = Segments(items, torch.tensor([0, 10, 30]), torch.tensor([10, 30, 40]), torch.tensor([1, 1, 1]))
+    batch = pack(segments, torch.arange(3), bucket_lengths(20))
+    filled = filled_up(batch)
+    assert len(batch.item) % SIZES
+    assert len(filled.item) == len(filled.position) == sum(n * length for n, length in filled.buckets)
+    assert len(filled.item) % SIZES == 0
+    assert filled.output is batch.output
+    assert filled.target is batch.target
+    assert not filled.item[len(batch.item) :].any()
+    assert not filled.one_each  # by chance there may be as many outputs as sequences
+    assert filled_up(filled) is filled
+
+
+def test_batches_with_one_output_each_stay_as_they_are() -> None:
+    items = torch.arange(1, 21)
+    segments = Segments(items, torch.tensor([0, 10]), torch.tensor([10, 20]), torch.tensor([9, 9]))
+    batch = pack(segments, torch.arange(2), bucket_lengths(20))
+    assert batch.one_each
+    assert filled_up(batch) is batch
