@@ -31,12 +31,16 @@ GRAMS = (2, 3)  # characters of a piece in a script without blanks
 LONG_GRAMS = (4, 5)  # of a piece of any word, on request: shorter ones say little in an alphabet
 MARK = "\u2581"  # before a piece of a word, so that it is never taken for a word
 WORD = re.compile(r"(?u)\b\w\w+\b")  # the words of scikit-learn
+SHORT_WORD = re.compile(r"(?u)\b\w+\b")
 # scripts that put no blanks between words: Thai, Lao, Myanmar, Khmer, kana, Han (with the signs of repetition)
 UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003134f]+"
 )
 NGRAMS = ("auto", "all", "none")  # pieces of unspaced scripts, of all words, of nothing
+SHORT = "short"  # as auto, with words of one letter or digit; for a few texts that are nearly equal (Mug 1, Mug 2)
+FEW = 50  # different texts at most for `SHORT`
+APART = 0.75  # share of them that words of two texts or more must tell apart, else `SHORT`
 
 
 def words_and_pieces(text: str, ngrams: str = "auto") -> list[str]:
@@ -47,7 +51,8 @@ def words_and_pieces(text: str, ngrams: str = "auto") -> list[str]:
     text
         Of an item.
     ngrams
-        ``auto``: pieces of scripts without blanks; ``all``: of long words in any script too; ``none``: words alone.
+        ``auto``: pieces of scripts without blanks; ``all``: of long words in any script too; ``none``: words alone;
+        ``short``: as ``auto``, with words of one letter too.
 
     Examples
     --------
@@ -57,7 +62,7 @@ def words_and_pieces(text: str, ngrams: str = "auto") -> list[str]:
     ['赤い椅子', '赤い', 'い椅', '椅子', '赤い椅', 'い椅子']
     """
     text = text.lower()
-    terms: list[str] = WORD.findall(text)
+    terms: list[str] = (SHORT_WORD if ngrams == SHORT else WORD).findall(text)
     if ngrams == "none":
         return terms
     words = list(terms)
@@ -113,7 +118,8 @@ class LatentSemantics:
         Parameters
         ----------
         texts
-            Of the items; terms of a single text are left out.
+            Of the items. Terms of a single text are left out, but where there are `FEW` different texts at most and the
+            other terms tell fewer than `APART` of them apart.
         width
             Singular vectors wanted; small collections have fewer.
         seed
@@ -124,7 +130,7 @@ class LatentSemantics:
         Raises
         ------
         UserError
-            If the texts share too few words, or `ngrams` is unknown.
+            If the texts share too few words, say all the same, or `ngrams` is unknown.
         """
         from sklearn.decomposition import TruncatedSVD
 
@@ -137,10 +143,21 @@ class LatentSemantics:
             table = vectorizer.fit_transform(texts)
         except ValueError as error:
             raise UserError(f"no two of the {len(texts)} texts share a word ({error}); use --encoder minilm") from error
-        width = min(width, min(table.shape) - 1)
-        if width < 1:
+        unlike = sorted(set(texts))
+        if len(unlike) <= FEW and _different(vectorizer, unlike) < max(2, APART * len(unlike)):
+            vectorizer, ngrams = _vectorizer(SHORT, min_df=1), SHORT
+            table = vectorizer.fit_transform(texts)
+            rank = min(table.shape)
+            if _different(vectorizer, unlike) < 2:
+                raise UserError(
+                    f"the {len(texts)} texts have the same words, so they do not tell the products apart; name more columns "
+                    "with --text_cols, or use --encoder minilm"
+                )
+        else:
+            rank = min(table.shape) - 1
+        if rank < 1:
             raise UserError(f"{len(texts)} texts with {table.shape[1]} terms are too few; use --encoder minilm")
-        svd = TruncatedSVD(width, n_iter=ITERATIONS, random_state=seed).fit(table)
+        svd = TruncatedSVD(min(width, rank), n_iter=ITERATIONS, random_state=seed).fit(table)
         return cls(
             list(vectorizer.get_feature_names_out()), vectorizer.idf_, svd.components_.astype(np.float32), ngrams
         )
@@ -175,7 +192,7 @@ class LatentSemantics:
                 arrays: dict[str, Any] = {name: found[name] for name in ARRAYS}
                 ngrams = found["ngrams"].tobytes().decode() if "ngrams" in found else "none"
             terms = arrays["terms"].tobytes().decode().split("\n")
-            if ngrams not in NGRAMS:
+            if ngrams not in (*NGRAMS, SHORT):
                 raise ValueError(f"unknown pieces {ngrams!r}")
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"{Path(path)} is no fitted text encoder ({error}); {again}") from error
@@ -185,6 +202,11 @@ class LatentSemantics:
                 f"{Path(path)} does not add up: {len(terms)} terms, idf {idf.shape}, components {components.shape}; {again}"
             )
         return cls(terms, idf, components, ngrams)
+
+
+def _different(vectorizer: Any, texts: Sequence[str]) -> int:
+    """How many of the texts have a vector that no other has, one of those that are equal counted too."""
+    return len(np.unique(vectorizer.transform(texts).toarray().round(6), axis=0))
 
 
 def _vectorizer(ngrams: str, **settings: Any) -> Any:

@@ -166,6 +166,13 @@ def pretrain_command(options: argparse.Namespace, overrides: dict[str, object]) 
     return 0
 
 
+def show_help(arguments: list[str]) -> int:
+    """Run ``unisrec --help``: the commands."""
+    print("usage: unisrec COMMAND ...\n\n" + "\n".join(f"  {name:12} {text}" for name, text in COMMANDS.items()))
+    sys.stdout.flush()  # here, where a reader that went away (head) is nothing to be told of
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of ``unisrec``."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -178,8 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands: dict[str, Callable[[list[str]], int]] = {"train": train_command}
     commands.update({name: command for name, (command, _) in others.items()})
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: unisrec COMMAND ...\n\n" + "\n".join(f"  {name:12} {text}" for name, text in COMMANDS.items()))
-        return 0
+        return run_cli(show_help, arguments)
     if arguments[0] == "--version":
         print(f"recbole_unisrec {__version__}")
         return 0

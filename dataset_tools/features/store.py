@@ -300,6 +300,12 @@ def _encode_fitted(
         return
     if here or model is None:  # what is there was fitted to other texts
         model = lsa.LatentSemantics.fit(found.texts, ngrams=ngrams)
+        if model.ngrams == lsa.SHORT:
+            print(
+                f"lsa: the {len(found.texts)} texts are nearly equal, so a word of a single product counts too, and so does a "
+                f"single letter; a vector has {model.width} numbers, not {lsa.WIDTH}",
+                file=sys.stderr,
+            )
     write_index(path.with_name(f"{path.name.rpartition('.')[0]}.item2index"), found.ids)
     vectors = model.encode(drop_words(found.texts, word_drop, seed) if word_drop else found.texts)
     beside = path.with_name(path.name + ".json")

@@ -42,7 +42,7 @@ def test_saved_and_loaded_vectors_are_the_same(tmp_path: Path) -> None:
     assert not again.encode(new)[1:].any()
 
 
-@pytest.mark.parametrize("texts", [["one", "two", "three"], [], ["same same", "same"]])
+@pytest.mark.parametrize("texts", [["one", "two", "three"], [], ["same same", "same"], ["mug"] * 3, ["blue mug"] * 3])
 def test_too_little_in_common(texts: list[str]) -> None:
     with pytest.raises(UserError, match="use --encoder minilm"):
         LatentSemantics.fit(texts)
@@ -135,3 +135,33 @@ def test_english_is_as_it_was(tmp_path: Path) -> None:
 def _saved(model: lsa.LatentSemantics, folder: Path) -> Path:
     model.save(folder / "x.npz")
     return folder / "x.npz"
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["Mug 1", "Mug 2", "Mug 3"],
+        ["T-shirt S", "T-shirt M", "T-shirt L"],
+        ["Blue mug large", "Blue mug small", "Blue mug"],
+        ["Oak desk 120", "Oak desk 160", "Oak desk, 180"],
+        ["赤い椅子 1", "赤い椅子 2", "赤い椅子 3"],
+    ],
+)
+def test_a_few_texts_that_are_nearly_equal_get_vectors_of_their_own(texts: list[str], tmp_path: Path) -> None:
+    model = lsa.LatentSemantics.fit(texts)
+    x = model.encode(texts)
+    cosine = x @ x.T / np.linalg.norm(x, axis=1) / np.linalg.norm(x, axis=1)[:, None]
+    assert cosine[~np.eye(len(texts), dtype=bool)].max() < 0.95
+    assert cosine.min() > 0.05  # and the words that they share keep them near each other
+    assert model.width <= len(texts)
+    again = lsa.LatentSemantics.load(_saved(model, tmp_path))
+    assert again.name == model.name
+    np.testing.assert_array_equal(again.encode(texts), x)
+
+
+def test_many_texts_are_read_as_before() -> None:
+    texts = [f"mug number{n}" for n in range(lsa.FEW + 1)]  # the numbers are words of a single text
+    with pytest.raises(UserError, match="51 texts with 1 terms are too few"):
+        lsa.LatentSemantics.fit(texts)
+    assert lsa.LatentSemantics.fit(texts[:-1]).ngrams == lsa.SHORT
+    assert lsa.LatentSemantics.fit(TEXTS).ngrams == "none"

@@ -332,3 +332,14 @@ def test_later_files_say_what_was_sent_back_or_cancelled(shop):
 def test_it_learns_in_bf16_where_the_processor_multiplies_it(tmp_path, monkeypatch, fast, precision):
     monkeypatch.setattr("dataset_tools.precision.has_fast_bf16", lambda kind: fast)
     assert training._config(tmp_path, "feat1LSA", 3, training.Learning(epochs=1))["precision"] == precision
+
+
+def test_three_products_with_nearly_equal_titles_have_vectors_of_their_own(tmp_path, capsys):
+    dataset = tmp_path / "dataset" / training.NAME
+    dataset.mkdir(parents=True)
+    lines = ["item_id:token\ttext:token_seq", "a\tShirt S", "b\tShirt M", "c\tShirt L"]
+    (dataset / f"{training.NAME}.item").write_text("\n".join(lines) + "\n")
+    assert training.encode(tmp_path, "lsa", False) == "feat1LSA"
+    assert "the 3 texts are nearly equal" in capsys.readouterr().err
+    vectors = np.fromfile(dataset / f"{training.NAME}.feat1LSA", np.float32).reshape(3, 3)
+    assert np.linalg.matrix_rank(vectors) == 3
