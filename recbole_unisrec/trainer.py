@@ -47,8 +47,8 @@ from recbole_unisrec.unfinished import RunFolder
 from recbole_unisrec.weight_average import WeightAverage
 from recbole_unisrec.whole_save import whole_torch_save
 
-EVAL_ROWS = 4096  # histories encoded at a time
-EVAL_ROWS_ON_DEVICE = 32_768  # the same on a GPU
+EVAL_ROOM = 65_536  # items of the histories that are encoded at a time
+EVAL_ROOM_ON_DEVICE = 1_048_576  # the same on a GPU
 NAN_CHECK_EVERY = 50  # steps between looks at the loss on an accelerator, where each look is a synchronisation
 
 
@@ -347,19 +347,13 @@ class PackedTrainer(Trainer):
         # few lengths in each block; narrow numbers are sorted many times as fast
         order = (pairs.target - pairs.start).to(torch.int32).argsort(stable=True)
         mine = order[self.world.rank :: self.world.size]
-        rows = EVAL_ROWS if self.device.type == "cpu" else EVAL_ROWS_ON_DEVICE
+        room = EVAL_ROOM if self.device.type == "cpu" else EVAL_ROOM_ON_DEVICE
         found_ranks = torch.zeros(len(pairs), dtype=torch.int64, device=self.device)
-        bar = tqdm(
-            total=-(-len(mine) // rows),
-            desc="evaluate",
-            unit="block",
-            leave=False,
-            disable=None if show_progress else True,
-        )
+        bar = tqdm(total=len(mine), desc="evaluate", unit="user", leave=False, disable=None if show_progress else True)
         # nothing here waits for a GPU: ranks are copied once, at the end
-        for block in history_blocks(pairs, mine, rows, lengths, self.model.histories, self.device):
+        for block in history_blocks(pairs, mine, room, lengths, self.model.histories, self.device):
             self._rank_block(block, table, candidates, found_ranks, recommended)
-            bar.update()
+            bar.update(len(block.index))
         bar.close()
         if recommended is not None and self.world.size > 1:
             counts = distributed.sum_over(recommended.counts.to(self.device), self.world)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -34,12 +35,12 @@ class HistoryBlock:
 def history_blocks(
     pairs: Pairs,
     order: Tensor,
-    rows: int,
+    room: int,
     lengths: Tensor,
     histories: Callable[[PackedBatch], Seen | None],
     device: torch.device,
 ) -> Iterator[HistoryBlock]:
-    """Pack pairs on a device, so many `rows` at a time. The host looks at lengths alone, and waits for nothing.
+    """Pack pairs on a device, some at a time. The host looks at lengths alone, and waits for nothing.
 
     Parameters
     ----------
@@ -47,8 +48,8 @@ def history_blocks(
         On the CPU.
     order
         int64 [n] the pairs to pack, by length: few lengths are in each block.
-    rows
-        Pairs of a block.
+    room
+        Items that the histories of a block may have, padding included.
     lengths
         See `data.sequences.bucket_lengths`.
     histories
@@ -58,12 +59,21 @@ def history_blocks(
     """
     bucket = torch.searchsorted(lengths, (pairs.target - pairs.start)[order])
     items, start, target, order = (t.to(device) for t in (pairs.items, pairs.start, pairs.target, order))
-    for first in range(0, len(order), rows):
-        numbers, counts = bucket[first : first + rows].unique_consecutive(return_counts=True)
+    for first, stop in pairwise(_cuts(lengths[bucket], room)):
+        numbers, counts = bucket[first:stop].unique_consecutive(return_counts=True)
         buckets = list(zip(counts.tolist(), lengths[numbers].tolist(), strict=True))
-        index = order[first : first + rows]
+        index = order[first:stop]
         batch = _pack(items, start[index], target[index], buckets)
         yield HistoryBlock(index, batch, histories(batch))
+
+
+def _cuts(width: Tensor, room: int) -> list[int]:
+    """Where blocks begin, and the end: as many of int64 `width` [n] as fit into `room`, one at least."""
+    ends, cuts = width.cumsum(0), [0]
+    while cuts[-1] < len(width):
+        before = int(ends[cuts[-1] - 1]) if cuts[-1] else 0
+        cuts.append(max(cuts[-1] + 1, int(torch.searchsorted(ends, before + room, right=True))))
+    return cuts
 
 
 def _pack(items: Tensor, start: Tensor, stop: Tensor, buckets: list[tuple[int, int]]) -> PackedBatch:

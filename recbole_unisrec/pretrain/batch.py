@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recbole_unisrec.data.sequences import PackedBatch
+from recbole_unisrec.data.sequences import PackedBatch, filled_up
 from recbole_unisrec.pretrain.views import Rows
 
 
@@ -95,6 +95,7 @@ def make_batch(
     row_of[unique] = torch.arange(len(unique))
     for part in (*parts, *view_parts):
         part.item = row_of[part.item]
+    parts, view_parts = ([filled_up(part) for part in of] for of in (parts, view_parts))
     gathered = features[unique] if features is not None else None
     ids = target if ids is None else ids
     return PretrainBatch(

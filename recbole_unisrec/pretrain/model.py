@@ -6,11 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from recbole_unisrec.data.features import FeatureTable
-from recbole_unisrec.data.sequences import PackedBatch
+from recbole_unisrec.data.sequences import SIZES, PackedBatch
 from recbole_unisrec.distributed import World, gather
 from recbole_unisrec.model.unisrec import UniSRec
 from recbole_unisrec.pretrain.batch import PretrainBatch
@@ -58,7 +59,8 @@ class UniSRecPretrain(UniSRec):
         if isinstance(batch, FixedBatch):
             return self._fixed_losses(batch)
         x = self.features[batch.unique] if batch.features is None else batch.features
-        table = self.moe_adaptor(x)  # (U, d)
+        x = F.pad(x, (0, 0, 0, -len(x) % SIZES))  # few sizes, see `data.sequences.filled_up`
+        table = self.moe_adaptor(x)  # (U, d), and rows that nothing reads
         seq_output = self.outputs_in_parts(batch.plain, table)[batch.plain_order]  # (b, d)
         seq_output_aug = self.outputs_in_parts(batch.view, table)[batch.view_order]  # (b, d)
         items = self.scaled(table[batch.target])  # (b, d)
