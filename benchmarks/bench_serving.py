@@ -35,10 +35,10 @@ sys.path.insert(0, str(ROOT))
 
 from dataset_tools.common import UserError, run_cli  # noqa: E402
 from recbole_unisrec.serving import Recommender, load  # noqa: E402
-from recbole_unisrec.serving.catalogue import item_frame, rows_of  # noqa: E402
 from recbole_unisrec.serving.folder import Parts  # noqa: E402
 from recbole_unisrec.serving.network import NetworkSettings  # noqa: E402
 from recbole_unisrec.serving.process import set_threads  # noqa: E402
+from recbole_unisrec.serving.snapshot import item_frame, rows_of  # noqa: E402
 
 clock: Callable[[], float] = time.perf_counter
 NEIGHBOURS = 10

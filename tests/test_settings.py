@@ -156,7 +156,7 @@ def test_settings_are_read_in_their_types() -> None:
 
 
 # of these `config` is the JSON of a saved model or of a stored run
-OTHER_CONFIGS = {"serving/folder.py", "leaderboard/archive.py", "leaderboard/report.py", "leaderboard/stored.py"}
+OTHER_CONFIGS = {"serving/reading.py", "leaderboard/archive.py", "leaderboard/report.py", "leaderboard/stored.py"}
 
 
 def test_nothing_but_the_parts_reads_recboles_config() -> None:

@@ -12,9 +12,9 @@ from torch import Tensor
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.serving import explain as reasons
 from recbole_unisrec.serving.answers import Explanation, Placement, Recommendations
-from recbole_unisrec.serving.catalogue import Snapshot, rows_of
 from recbole_unisrec.serving.checks import check_ids, check_k, clean, unknown_ids
 from recbole_unisrec.serving.held import Held, candidates_of
+from recbole_unisrec.serving.snapshot import Snapshot, rows_of
 
 log = logging.getLogger("recbole_unisrec.serving")
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from fastapi import HTTPException
 
 from recbole_unisrec.serving.answers import Recommendations
-from recbole_unisrec.serving.catalogue import rows_of
 from recbole_unisrec.serving.recommender import Recommender
 from recbole_unisrec.serving.schemas import RecommendBody
 from recbole_unisrec.serving.served import Served
+from recbole_unisrec.serving.snapshot import rows_of
 
 WAITING = 1_024  # requests; beyond them the answer is 503
 TOGETHER = 64  # requests answered in one pass

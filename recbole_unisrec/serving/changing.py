@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from recbole_unisrec.errors import UserError
-from recbole_unisrec.serving.catalogue import item_frame, rows_of
 from recbole_unisrec.serving.checks import check_ids, check_items, unknown_ids
 from recbole_unisrec.serving.held import Held, candidates_of
+from recbole_unisrec.serving.snapshot import item_frame, rows_of
 
 TAIL = 50_000  # items beyond the approximate index, which are searched exactly
 

@@ -23,10 +23,10 @@ from recbole_unisrec.model.text_path import with_usual
 from recbole_unisrec.record import versions
 from recbole_unisrec.registry import MODELS, PACKED
 from recbole_unisrec.safe_load import safe_torch_load
-from recbole_unisrec.serving.catalogue import item_frame, short_title
 from recbole_unisrec.serving.folder import Meta, Parts
 from recbole_unisrec.serving.network import Network, NetworkSettings
 from recbole_unisrec.serving.side_by_side import made_elsewhere, record
+from recbole_unisrec.serving.snapshot import item_frame, short_title
 from recbole_unisrec.setting_table import DataSettings, EncoderSettings, RunSettings, TextSettings
 from recbole_unisrec.unfinished import remark
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.serving.answers import Explanation, Placement, Recommendations
-from recbole_unisrec.serving.catalogue import Snapshot, rows_of
 from recbole_unisrec.serving.checks import unknown_ids
 from recbole_unisrec.serving.ranking import Ranker
+from recbole_unisrec.serving.snapshot import Snapshot, rows_of
 
 
 def nearest(ranker: Ranker, snapshot: Snapshot, vector: Tensor, k: int, hidden: Sequence[int]) -> Recommendations:

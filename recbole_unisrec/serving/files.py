@@ -16,9 +16,9 @@ import numpy as np
 import polars as pl
 
 from dataset_tools.common import UserError, atomic_path
-from recbole_unisrec.serving.catalogue import rows_of
 from recbole_unisrec.serving.checks import unknown_ids
 from recbole_unisrec.serving.recommender import Recommender
+from recbole_unisrec.serving.snapshot import rows_of
 
 USERS = 4096  # users answered between two writes
 ROWS = 1 << 16  # rows of a parquet file read at a time

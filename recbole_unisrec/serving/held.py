@@ -17,10 +17,11 @@ from dataset_tools.lsa import LatentSemantics
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.model.text_path import usual_popularity
 from recbole_unisrec.serving import index as search
-from recbole_unisrec.serving.catalogue import Catalogue, Snapshot
+from recbole_unisrec.serving.catalogue import Catalogue
 from recbole_unisrec.serving.folder import Parts
 from recbole_unisrec.serving.network import Network
 from recbole_unisrec.serving.ranking import Ranker
+from recbole_unisrec.serving.snapshot import Snapshot
 from recbole_unisrec.serving.texts import Texts
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from recbole_unisrec.serving import index as search
-from recbole_unisrec.serving.catalogue import Snapshot
 from recbole_unisrec.serving.network import Network
+from recbole_unisrec.serving.snapshot import Snapshot
 
 LONG = 256  # seen items from which a history is searched exactly: too many to fetch beside the answer
 

@@ -17,8 +17,9 @@ from recbole_unisrec.serving import index as search
 from recbole_unisrec.serving.answers import Explanation, Placement, Recommendations
 from recbole_unisrec.serving.asking import BATCH, Asking, History
 from recbole_unisrec.serving.changing import TAIL, Changing, FullError
-from recbole_unisrec.serving.folder import CONFIG, Parts, check_target, read_folder, revision_of, stamp_of, write_folder
+from recbole_unisrec.serving.folder import CONFIG, Parts, check_target, revision_of, stamp_of, write_folder
 from recbole_unisrec.serving.locks import writing
+from recbole_unisrec.serving.reading import read_folder
 
 __all__ = [
     "BATCH", "TAIL", "Explanation", "FullError", "History", "Origin", "Placement", "Recommendations", "Recommender", "load",

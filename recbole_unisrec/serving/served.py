@@ -18,11 +18,11 @@ import numpy as np
 from fastapi import HTTPException
 
 from dataset_tools.encoder_process import EncoderProcess
-from recbole_unisrec.serving.catalogue import search_items
 from recbole_unisrec.serving.folder import CONFIG, stamp_of
 from recbole_unisrec.serving.locks import writing
 from recbole_unisrec.serving.metrics import Metrics
 from recbole_unisrec.serving.recommender import Recommender, load
+from recbole_unisrec.serving.snapshot import search_items
 
 WRITES = 64  # changes that wait; beyond them the answer is 503
 NICE = 2  # what the threads in the background leave to the others

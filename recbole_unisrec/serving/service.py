@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from recbole_unisrec.errors import UserError
-from recbole_unisrec.serving.catalogue import Snapshot, rows_of, search_items
 from recbole_unisrec.serving.recommender import FullError, Recommender
+from recbole_unisrec.serving.snapshot import Snapshot, rows_of, search_items
 
 try:
     from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request

@@ -12,9 +12,9 @@ import torch
 
 from dataset_tools.lsa import LatentSemantics
 from recbole_unisrec.errors import UserError
-from recbole_unisrec.serving.catalogue import Snapshot
 from recbole_unisrec.serving.checks import clean
 from recbole_unisrec.serving.side_by_side import PARTS, SideBySide, made_elsewhere
+from recbole_unisrec.serving.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from dataset_tools.features import TextEncoder

@@ -20,7 +20,7 @@ from recbole_unisrec import quick_start
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.serving import Recommender, load
 from recbole_unisrec.serving import index as search
-from recbole_unisrec.serving.catalogue import TITLE_LENGTH, short_title
+from recbole_unisrec.serving.snapshot import TITLE_LENGTH, short_title
 from recbole_unisrec.settings import build_config
 from tests.conftest import N_ITEMS, SMALL, write_ring
 from tests.serving.conftest import rewrite_config

@@ -245,7 +245,7 @@ def test_a_full_catalogue_says_so(saved: Path) -> None:
 
 
 def test_other_titles_are_shown_and_found(saved: Path) -> None:
-    from recbole_unisrec.serving.catalogue import search_items
+    from recbole_unisrec.serving.snapshot import search_items
 
     rec = load(saved)
     before, version = rec.recommend(["item-1"], k=3), rec.snapshot.version
