@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,58 +101,83 @@ def test_what_does_not_go_with_several_processes(
     assert sentence in capsys.readouterr().err
 
 
-# without the package's own import, which brings RecBole and takes longer than all the rest
-SCRIPT = f"""
-import sys, time, torch, types
-package = sys.modules["recbole_unisrec"] = types.ModuleType("recbole_unisrec")
-package.__path__ = [{str(ROOT / "recbole_unisrec")!r}]
+# one process imports torch, and forks those that work: `start` gives a process id, `wait` what the process ended with
+SCRIPT = """
+import os, sys, time, torch, torch.distributed
 from dataset_tools.common import run_cli
 from recbole_unisrec import distributed, watch
-watch.SILENCE = 6.0
 watch.Watch.__init__.__defaults__ = (0.5, 6.0)
 def work(arguments):
     with distributed.running("gloo") as world:
         print("ready", flush=True)
         while True:
-            if sys.argv[1] == "together":
+            if arguments == ["together"]:
                 torch.distributed.all_reduce(torch.ones(1))
             time.sleep(0.05)
-sys.exit(run_cli(work, []))
+for line in sys.stdin:
+    order, *rest = line.split()
+    if order == "wait":
+        print(os.waitstatus_to_exitcode(os.waitpid(int(rest[0]), 0)[1]), flush=True)
+        continue
+    what, rank, port, file = rest
+    child = os.fork()
+    if not child:
+        os.environ.update(WORLD_SIZE="2", RANK=rank, LOCAL_RANK=rank, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        out = os.open(file, os.O_WRONLY | os.O_CREAT)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        sys.exit(run_cli(work, [what]))
+    print(child, flush=True)
 """
 
 
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], int]]:
+    """Sends one order to the process that forks; gives its answer."""
+    script = tmp_path_factory.mktemp("forks") / "forks.py"
+    script.write_text(SCRIPT)
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", str(script)], env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True,
+    ) as process:  # fmt: skip
+
+        def order(words: str) -> int:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            print(words, file=process.stdin, flush=True)
+            return int(process.stdout.readline())
+
+        yield order
+
+
 @pytest.mark.parametrize(("what", "victim"), [("together", 0), ("together", 1), ("apart", 1)])
-def test_a_process_that_dies_is_named_and_the_other_ends(tmp_path: Path, what: str, victim: int) -> None:
-    (tmp_path / "work.py").write_text(SCRIPT)
+def test_a_process_that_dies_is_named_and_the_other_ends(
+    tmp_path: Path, forks: Callable[[str], int], what: str, victim: int
+) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = []
-    for rank in range(2):
-        environment = {**ENVIRONMENT, "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank),
-                       "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-W", "ignore", str(tmp_path / "work.py"), what], env=environment,
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            )
-        )  # fmt: skip
+    files = [tmp_path / f"{rank}.txt" for rank in range(2)]
+    processes = [forks(f"start {what} {rank} {port} {file}") for rank, file in enumerate(files)]
+    ended = set()
     try:
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
+        deadline = time.monotonic() + 120
+        while not all(file.is_file() and file.read_text() == "ready\n" for file in files):
+            assert time.monotonic() < deadline, [file.read_text() for file in files if file.is_file()]
+            time.sleep(0.02)
         time.sleep(2)  # some signs of life
-        processes[victim].send_signal(signal.SIGKILL)
-        other = processes[1 - victim]
-        _, errors = other.communicate(timeout=60)
-        assert other.returncode not in (0, -signal.SIGKILL)
-        assert "has died" in errors
-        assert ("rank 0" if victim == 0 else "process 1 of 2") in errors
-        assert "Traceback" not in errors
+        os.kill(processes[victim], signal.SIGKILL)
+        code = forks(f"wait {processes[1 - victim]}")
+        ended.add(processes[1 - victim])
+        assert code not in (0, -signal.SIGKILL)
+        said = files[1 - victim].read_text()
+        assert "has died" in said
+        assert ("rank 0" if victim == 0 else "process 1 of 2") in said
+        assert "Traceback" not in said
     finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
+        for process in {*processes} - ended:
+            os.kill(process, signal.SIGKILL)
+            forks(f"wait {process}")
 
 
 def test_what_a_group_left_in_the_store_is_no_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
