@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from recbole_unisrec.data.sequences import PackedBatch, Pairs, Seen
+from recbole_unisrec.data.sequences import PackedBatch, Pairs, Seen, pack_prefixes
 from recbole_unisrec.waiting import may_look
 
 
@@ -60,10 +60,10 @@ def history_blocks(
     bucket = torch.searchsorted(lengths, (pairs.target - pairs.start)[order])
     items, start, target, order = (t.to(device) for t in (pairs.items, pairs.start, pairs.target, order))
     for first, stop in pairwise(_cuts(lengths[bucket], room)):
-        numbers, counts = bucket[first:stop].unique_consecutive(return_counts=True)
-        buckets = list(zip(counts.tolist(), lengths[numbers].tolist(), strict=True))
         index = order[first:stop]
-        batch = _pack(items, start[index], target[index], buckets)
+        batch = pack_prefixes(items, start[index], target[index], bucket[first:stop], lengths)
+        if not may_look(items):  # then what is seen has a fixed shape
+            batch.window = batch.buckets[-1][1]
         yield HistoryBlock(index, batch, histories(batch))
 
 
@@ -74,21 +74,3 @@ def _cuts(width: Tensor, room: int) -> list[int]:
         before = int(ends[cuts[-1] - 1]) if cuts[-1] else 0
         cuts.append(max(cuts[-1] + 1, int(torch.searchsorted(ends, before + room, right=True))))
     return cuts
-
-
-def _pack(items: Tensor, start: Tensor, stop: Tensor, buckets: list[tuple[int, int]]) -> PackedBatch:
-    """The histories items[start:stop], in the order of their `buckets`, of which the last outputs are wanted."""
-    packed, positions, outputs = [], [], []
-    row = offset = 0
-    for n, length in buckets:
-        mine = slice(row, row + n)
-        step = torch.arange(length, device=items.device)
-        column = start[mine, None] + step  # (n, L)
-        packed.append(torch.where(column < stop[mine, None], items[column.clamp(max=len(items) - 1)], 0).flatten())
-        positions.append(step.expand(n, -1).flatten())
-        last = (stop - start)[mine] - 1
-        outputs.append(offset + length * torch.arange(n, device=items.device) + last)
-        row, offset = row + n, offset + n * length
-    # on a GPU what is seen has a fixed shape, which a look at the lengths would spoil
-    window = 0 if may_look(items) else buckets[-1][1]
-    return PackedBatch(torch.cat(packed), torch.cat(positions), buckets, torch.cat(outputs), items[stop], window=window)

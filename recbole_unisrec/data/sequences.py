@@ -268,7 +268,7 @@ TENSORS = ("item", "position", "output", "target")
 def pack(segments: Segments, index: Tensor, lengths: Tensor) -> PackedBatch:
     """Pack the chosen segments into one batch; pairs come out sorted by bucket, not in the order of `index`."""
     start, stop, first = segments.start[index], segments.stop[index] - 1, segments.first[index]
-    return _pack(segments.items, start, stop, first, lengths, segments.counts)[0]
+    return _pack(segments.items, start, stop, first, lengths, segments.counts)
 
 
 def filled_up(batch: PackedBatch) -> PackedBatch:
@@ -288,12 +288,41 @@ def filled_up(batch: PackedBatch) -> PackedBatch:
 def pack_last(pairs: Pairs, index: Tensor, lengths: Tensor) -> tuple[PackedBatch, Tensor]:
     """Pack whole prefixes of which only the last output is wanted; also gives the order that the rows came out in."""
     start, target = pairs.start[index], pairs.target[index]
-    return _pack(pairs.items, start, target, target - start, lengths)
+    bucket, order = torch.searchsorted(lengths, target - start).sort(stable=True)
+    return pack_prefixes(pairs.items, start[order], target[order], bucket, lengths), order
+
+
+def pack_prefixes(items: Tensor, start: Tensor, stop: Tensor, bucket: Tensor, lengths: Tensor) -> PackedBatch:
+    """Pack the prefixes items[start:stop] where `items` lie, without any look at them; their last outputs are wanted.
+
+    Parameters
+    ----------
+    items, start, stop
+        int64 [n], [B] and [B] on one device; no prefix is empty.
+    bucket
+        int64 [B] ascending on the CPU, for each prefix the number of its padded length.
+    lengths
+        See `bucket_lengths`.
+    """
+    numbers, counts = bucket.unique_consecutive(return_counts=True)
+    buckets = list(zip(counts.tolist(), lengths[numbers].tolist(), strict=True))
+    packed, positions, outputs = [], [], []
+    row = offset = 0
+    for n, length in buckets:
+        mine = slice(row, row + n)
+        step = torch.arange(length, device=items.device)
+        column = start[mine, None] + step  # (n, L)
+        packed.append(torch.where(column < stop[mine, None], items[column.clamp(max=len(items) - 1)], 0).flatten())
+        positions.append(step.expand(n, -1).flatten())
+        last = (stop - start)[mine] - 1
+        outputs.append(offset + length * torch.arange(n, device=items.device) + last)
+        row, offset = row + n, offset + n * length
+    return PackedBatch(torch.cat(packed), torch.cat(positions), buckets, torch.cat(outputs), items[stop])
 
 
 def _pack(
     items: Tensor, start: Tensor, stop: Tensor, first: Tensor, lengths: Tensor, wanted: Tensor | None = None
-) -> tuple[PackedBatch, Tensor]:
+) -> PackedBatch:
     """Inputs are items[start:stop]; output j (0-based, j >= first - 1) predicts items[start + j + 1] if that counts."""
     bucket = torch.searchsorted(lengths, stop - start)
     bucket, order = bucket.sort(stable=True)
@@ -318,8 +347,7 @@ def _pack(
         targets.append(items[column.flatten()[rows_out] + 1])
         buckets.append((n, length))
         row, offset = row + n, offset + n * length
-    packed = PackedBatch(torch.cat(batch_items), torch.cat(positions), buckets, torch.cat(outputs), torch.cat(targets))
-    return packed, order
+    return PackedBatch(torch.cat(batch_items), torch.cat(positions), buckets, torch.cat(outputs), torch.cat(targets))
 
 
 class PackedLoader:

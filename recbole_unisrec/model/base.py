@@ -19,8 +19,7 @@ from recbole_unisrec.data.mapped import MappedFeatures
 from recbole_unisrec.data.negatives import Drawn
 from recbole_unisrec.data.sequences import PackedBatch, Seen, seen_of_padded
 from recbole_unisrec.model.dropout import Dropout
-from recbole_unisrec.model.encoder import MIN_ROW, Buckets, CausalTransformer, Rows
-from recbole_unisrec.model.linear import LANES
+from recbole_unisrec.model.encoder import Buckets, CausalTransformer, Rows, row_width
 from recbole_unisrec.model.losses import softmax_cross_entropy
 from recbole_unisrec.model.sampled_losses import gbce_beta, sampled_loss
 from recbole_unisrec.model.tables import take
@@ -192,7 +191,7 @@ class TableRecommender(SequentialRecommender):
         """
         inputs, rows = take(table, batch.item), None
         if batch.starts is not None:  # a batch of fixed shape
-            rows = Rows.of_starts(batch.starts, -(-max(MIN_ROW, batch.window) // LANES) * LANES, inputs.device)
+            rows = Rows.of_starts(batch.starts, row_width(batch.window), inputs.device)
             output = self.scaled(take(self.encode(inputs, batch.position, rows), batch.output))
         elif batch.one_each:
             output = self.scaled(self.encode(inputs, batch.position, batch.buckets, batch.output))

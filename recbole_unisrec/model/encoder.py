@@ -34,6 +34,12 @@ MIN_ROW = 32  # shorter rows make many small products
 HEAD_LANES = 8  # heads of a multiple of so many numbers go through one kernel on a GPU
 
 
+def row_width(longest: int) -> int:
+    """Width of `Rows` for sequences of so many positions at most; few widths occur, see `data.sequences.filled_up`."""
+    width = max(MIN_ROW, longest)
+    return width + missing(width)
+
+
 @dataclass(frozen=True)
 class Rows:
     """How attention cuts the matrix of packed sequences.
@@ -59,8 +65,7 @@ class Rows:
         if len(buckets) == 1:
             n, width = buckets[0]
             return cls(n, width, torch.ones(1, 1, width, width, dtype=torch.bool, device=device).tril(), previous=False)
-        width = max(MIN_ROW, max(length for _, length in buckets))
-        width += missing(width)  # few widths, see `data.sequences.filled_up`
+        width = row_width(max(length for _, length in buckets))
         lengths = torch.repeat_interleave(
             torch.tensor([length for _, length in buckets]), torch.tensor([n for n, _ in buckets])
         )
