@@ -54,7 +54,6 @@ def measure(folder: Path, steps: int, batch: int) -> None:
     from recbole_unisrec.memory import keep_freed_memory
     from recbole_unisrec.settings import build_config, model_class
 
-    keep_freed_memory()  # as `run_unisrec.py` does
     stages = Stages()
     stages.done("libraries")
     overrides = {
@@ -63,6 +62,7 @@ def measure(folder: Path, steps: int, batch: int) -> None:
     }  # fmt: skip
     config = build_config("UniSRec", "synthetic", [], overrides)
     train, valid, _ = data_preparation(config, create_dataset(config))
+    keep_freed_memory()  # as `run_unisrec.py` does
     model = model_class("UniSRec")(config, train._dataset).to(config["device"])
     trainer = get_trainer(config["MODEL_TYPE"], "UniSRec")(config, model)
     stages.done("loaded")

@@ -42,7 +42,6 @@ def measure(options: argparse.Namespace) -> None:
     from recbole_unisrec.settings import build_config, model_class
 
     stages = Stages()
-    keep_freed_memory()  # as `run_unisrec.py` does
     name, settings = WAYS[options.way]
     config = build_config(name, "synthetic", [], {
         **settings, "data_path": str(options.folder), "precision": options.precision, "n_negatives": options.negatives,
@@ -52,6 +51,7 @@ def measure(options: argparse.Namespace) -> None:
     stages.done("libraries")
     train, valid, _ = data_preparation(config, create_dataset(config))
     stages.done("dataset")
+    keep_freed_memory()  # as `run_unisrec.py` does
     model = model_class(name)(config, train._dataset).to(config["device"])
     trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
     stages.done("model")

@@ -120,6 +120,7 @@ def train(
     start(config, verbose)
     started = time.perf_counter()
     data = make_data(config)
+    keep_freed_memory()  # not before: steps ask for the same tensors again, the reading of a dataset does not
     for line in check_evaluation(config, data.dataset.item_num - 1):
         tell(line)
     trainer = make_trainer(config, data, checkpoint)
@@ -161,7 +162,6 @@ def start(config: Config, verbose: bool) -> None:
     if run.log_wandb and importlib.util.find_spec("wandb") is None:
         raise UserError("log_wandb needs the package wandb; run `pip install wandb`, or leave log_wandb out")
     start_logging(config, verbose)
-    keep_freed_memory()
     check_writable(run.checkpoint_dir)
 
 

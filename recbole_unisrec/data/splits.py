@@ -102,9 +102,11 @@ class Split:
 
     def stretches(self) -> tuple[Tensor, Tensor]:
         """int64 [S] bounds of what training reads: each sequence up to its last training pair, ascending."""
-        start, which = self.begin[self.train.target].unique(return_inverse=True)
-        stop = torch.zeros_like(start).scatter_reduce_(0, which, self.train.target + 1, "amax")
-        return start, stop
+        trains = torch.zeros(len(self.items), dtype=torch.bool)
+        trains[self.train.target] = True
+        target = trains.nonzero().squeeze(1)  # ascending, and so are their beginnings
+        start, counts = self.begin[target].unique_consecutive(return_counts=True)
+        return start, target[counts.cumsum(0) - 1] + 1
 
     def segments(self, window: int, exact: bool = False) -> Segments:
         """What training reads, cut to the window (see `data.sequences.cut_segments`); each training pair counts once."""
@@ -161,7 +163,7 @@ def leave_one_out(sequences: Sequences, window: int, mode: str = "valid_and_test
     """
     if mode not in LEAVE_ONE_MODES:
         raise UserError(f"eval_args split LS must be one of {', '.join(LEAVE_ONE_MODES)}, not {mode!r}")
-    target = _grouped(sequences, _ordered(sequences, "TO"))
+    target = _grouped_by_time(sequences)
     place, total = _places(sequences.user[target])
     wanted = 2 if mode == "valid_and_test" else 1
     from_end = np.where(total - place <= np.minimum(wanted, total - 1), total - place, 0)  # 1 is the last; 0 trains
@@ -195,11 +197,11 @@ def by_ratio(
     ratios = _ratios("RS", ratios)
     if group_by not in (None, "none", "None", "user"):
         raise UserError(f"eval_args group_by must be user or none, not {group_by!r}")
-    target = _ordered(sequences, order)
     if group_by == "user":
-        target = _grouped(sequences, target)
+        target = _grouped_by_time(sequences) if order == "TO" else _grouped(sequences, _ordered(sequences, order))
         place, total = _places(sequences.user[target])
     else:
+        target = _ordered(sequences, order)
         place, total = np.arange(len(target)), np.full(len(target), len(target))
     first, second = _cuts(total, ratios)
     return Split.of(
@@ -216,7 +218,7 @@ def by_share_of_time(sequences: Sequences, window: int, ratios: Sequence[float])
         As in `by_ratio`.
     """
     ratios = _ratios("TS", ratios)
-    target = _grouped(sequences, _ordered(sequences, "TO"))
+    target = _grouped_by_time(sequences)
     boundary = np.percentile(sequences.time[target], 100 * (1 - ratios[2]))
     before = sequences.time[target] <= boundary
     place, total = _places(sequences.user[target[before]])
@@ -279,6 +281,19 @@ def _grouped(sequences: Sequences, target: np.ndarray) -> np.ndarray:
     """User by user, in order of first appearance, each user's as they stand."""
     _, first, which = np.unique(sequences.user[target], return_index=True, return_inverse=True)
     return target[np.argsort(first[which], kind="stable")]
+
+
+def _grouped_by_time(sequences: Sequences) -> np.ndarray:
+    """All positions with a prefix, user by user in order of their first, each user's by time.
+
+    They stand so within the users already, so that users alone are sorted.
+    """
+    first = np.flatnonzero(np.r_[True, sequences.begin[1:] != sequences.begin[:-1]][: len(sequences.items)])
+    count = np.diff(np.r_[first, len(sequences.items)]) - 1
+    first, count = first[count > 0] + 1, count[count > 0]
+    order = np.argsort(sequences.time[first], kind="stable")
+    first, count = first[order], count[order]
+    return np.repeat(first - np.r_[0, count.cumsum()[:-1]][: len(first)], count) + np.arange(count.sum())
 
 
 def _places(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
