@@ -48,10 +48,10 @@ def generate(folder: Path, users: int, interactions: int, items: int, width: int
 
 def measure(folder: Path, steps: int, batch: int) -> None:
     """Load and train; prints one line of JSON a stage."""
-    from recbole.data import create_dataset, data_preparation
     from recbole.utils import get_trainer
 
     from recbole_unisrec.memory import keep_freed_memory
+    from recbole_unisrec.quick_start import make_data
     from recbole_unisrec.settings import build_config, model_class
 
     stages = Stages()
@@ -61,7 +61,8 @@ def measure(folder: Path, steps: int, batch: int) -> None:
         "train_batch_size": batch, "show_progress": False, "checkpoint_dir": str(folder / "saved"),
     }  # fmt: skip
     config = build_config("UniSRec", "synthetic", [], overrides)
-    train, valid, _ = data_preparation(config, create_dataset(config))
+    data = make_data(config)
+    train, valid = data.train, data.valid
     keep_freed_memory()  # as `run_unisrec.py` does
     model = model_class("UniSRec")(config, train._dataset).to(config["device"])
     trainer = get_trainer(config["MODEL_TYPE"], "UniSRec")(config, model)

@@ -35,10 +35,10 @@ DEFAULT = ["SASRecPacked, sampled, rows", "UniSRec inductive, sampled, features 
 
 def measure(options: argparse.Namespace) -> None:
     """One way; prints one line of JSON a stage."""
-    from recbole.data import create_dataset, data_preparation
     from recbole.utils import get_trainer
 
     from recbole_unisrec.memory import keep_freed_memory
+    from recbole_unisrec.quick_start import make_data
     from recbole_unisrec.settings import build_config, model_class
 
     stages = Stages()
@@ -49,7 +49,8 @@ def measure(options: argparse.Namespace) -> None:
         "checkpoint_dir": str(options.folder / "saved"),
     })  # fmt: skip
     stages.done("libraries")
-    train, valid, _ = data_preparation(config, create_dataset(config))
+    data = make_data(config)
+    train, valid = data.train, data.valid
     stages.done("dataset")
     keep_freed_memory()  # as `run_unisrec.py` does
     model = model_class(name)(config, train._dataset).to(config["device"])

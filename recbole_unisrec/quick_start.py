@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -177,9 +178,28 @@ def make_data(config: Config) -> Data:
     init_seed(training.seed, training.reproducibility)
     try:
         dataset = SequenceDataset(config) if reads_our_dataset(run.model) else create_dataset(config)
-        return Data(dataset, *data_preparation(config, dataset))
+        with no_sets_of_users(config) if isinstance(dataset, SequenceDataset) else nullcontext():
+            return Data(dataset, *data_preparation(config, dataset))
     except (ValueError, NotImplementedError) as error:
         raise UserError(f"{run.dataset} and its settings do not fit {run.model}: {error}") from error
+
+
+@contextmanager
+def no_sets_of_users(config: Config) -> Iterator[None]:
+    """Within it RecBole makes no samplers for parts that rank all items.
+
+    Our loaders ask them for nothing, and they hold a set for each user.
+    """
+    settings = config.final_config_dict
+    names = [f"{phase}_neg_sample_args" for phase in ("valid", "test")]
+    before = {name: settings[name] for name in names}
+    for name, drawn in before.items():
+        if drawn["sample_num"] == "none":
+            settings[name] = {**drawn, "distribution": "none"}
+    try:
+        yield
+    finally:
+        settings.update(before)
 
 
 def counts_ranks(config: Config) -> bool:

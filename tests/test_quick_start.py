@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from recbole.sampler import RepeatableSampler
 from recbole.trainer import Trainer
 
 from dataset_tools.common import run_cli
@@ -36,6 +37,20 @@ def run(model: str, **settings: Any) -> tuple[quick_start.Result, list[str]]:
     small = {k: v for k, v in small.items() if k != "embedding_size" or model == "NARM"}
     config = build_config(model, "ring", [], {**small, **settings})
     return quick_start.train(config, tell=said.append), said
+
+
+@pytest.mark.parametrize(("mode", "made"), [("full", 0), ("uni5", 2), ({"valid": "uni5", "test": "full"}, 1)])
+@pytest.mark.usefixtures("ring")
+def test_ranking_all_items_makes_no_set_for_each_user(mode: Any, made: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    sets = RepeatableSampler.get_used_ids
+    monkeypatch.setattr(RepeatableSampler, "get_used_ids", lambda self: found.append(self.user_num) or sets(self))
+    settings = {name: value for name, value in SMALL.items() if name != "embedding_size"}
+    config = build_config("SASRecPacked", "ring", [], {**settings, "eval_args": {"mode": mode}})
+    before = dict(config.final_config_dict)
+    quick_start.make_data(config)
+    assert len(found) == made
+    assert config.final_config_dict == before
 
 
 @pytest.mark.parametrize("model", ["SASRec", "NARM"])

@@ -237,10 +237,6 @@ class SequenceDataset(SequentialDataset):
         """
         self._change_feat_format()
         self._check_parts()
-        for phase in ("valid", "test"):  # RecBole would make a set for each user, and full ranking draws nothing
-            drawn = self.config[f"{phase}_neg_sample_args"]
-            if drawn and drawn.get("sample_num") == "none":
-                drawn["distribution"] = "none"
         parts = list(self.split.parts)
         if self.settings.eval_users:
             parts[1:] = some_users(parts[1], parts[2], self.settings.eval_users, self.user_num)
