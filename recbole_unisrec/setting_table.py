@@ -156,7 +156,7 @@ class TrainingSettings(Part, title="Training"):
     """Epochs, batches, optimizer, arithmetic."""
 
     epochs: int = setting(whole(0), "at most; 0 evaluates without training")
-    stopping_step: int = setting(whole(0), "validations without a better valid_metric until the end; in pre-training 0 never stops early")
+    stopping_step: int = setting(whole(0), "validations without a better valid_metric until the end, with ema_decay not before 3 / (1 - ema_decay) steps; in pre-training 0 never stops early")
     eval_step: int = setting(whole(0), "epochs between validations; 0 is never")
     train_batch_size: int = setting(whole(1), "(prefix, next item) pairs a step")
     learning_rate: float = setting(POSITIVE, "of the optimizer")

@@ -28,6 +28,7 @@ from recbole_unisrec.setting_parts import in_file
 UNLISTED = {"train_neg_sample_args", "benchmark_filename", "alias_of_item_id", "load_col", "unload_col", "encoding",
             "dataloaders_save_path", "numerical_features", "nproc", "world_size", "offset", "ip", "port",
             "single_spec", "local_rank", "log_dir"}  # fmt: skip
+OF_EVERY_MODEL = {"learning_rate", "train_batch_size"}
 # what decides which interactions there are, and how they are split
 DATA_SETTINGS = (
     *(name for name in argument_list.dataset_arguments if name not in ("data_path", "preload_weight")), "eval_args",
@@ -117,7 +118,7 @@ def build_config(
         source.update(dict.fromkeys(values, where))
     added = recipe(given.pop("recipe", None))
     usable = {name: value for name, value in added.items() if name in known}
-    if added and not set(usable) - {"learning_rate"}:  # which every model has, and is of no use alone
+    if added and not set(usable) - OF_EVERY_MODEL:  # which are of no use alone
         raise UserError(f"{model} can use nothing of the recipe ({', '.join(added)}); it goes with {', '.join(PACKED)}")
     given = {**usable, **_known_alone(model, given, source, known, tell)}
     for name, value in given.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import secrets
 from collections import OrderedDict
@@ -49,6 +50,7 @@ from recbole_unisrec.whole_save import whole_torch_save
 
 EVAL_ROOM = 65_536  # items of the histories that are encoded at a time
 EVAL_ROOM_ON_DEVICE = 1_048_576  # the same on a GPU
+TURNS = 3  # lifetimes of the moving average until its start is forgotten (5% are left)
 NAN_CHECK_EVERY = 50  # steps between looks at the loss on an accelerator, where each look is a synchronisation
 
 
@@ -84,12 +86,29 @@ class PackedTrainer(Trainer):
         if self.world.size > 1:
             distributed.copy_from_first(model.parameters(), self.world)
             torch.manual_seed((self.training.seed + 1_000_003 * self.world.rank) % 2**63)  # dropout of its own
+        self.steps = 0  # at the end of the epoch that runs
         self.average: WeightAverage | None = None
         if self.training.ema_decay:
             self.average = WeightAverage(model, self.training.ema_decay)
         self.saved_model_file = own_name(self.saved_model_file)
         self.run: RunFolder | None = None
         self.path_start: dict[str, float] | None = None  # what validation chose, see `path_start`
+
+    @property
+    def stopping_step(self) -> float:
+        """Validations without a better one until the end; none is too many while the average still holds the start.
+
+        A small dataset has few steps an epoch. There the score first falls, for the encoder begins with noise, and
+        ten epochs can be over before it rises.
+        """
+        average = self.average
+        if average is not None and self.steps < round(TURNS / (1 - average.decay)):
+            return math.inf
+        return self._stopping_step
+
+    @stopping_step.setter
+    def stopping_step(self, value: int) -> None:
+        self._stopping_step = value
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
         params = [p for p in kwargs.pop("params", self.model.parameters()) if p.requires_grad]
@@ -133,6 +152,7 @@ class PackedTrainer(Trainer):
     ) -> float:
         if self.run is not None:
             self.run.epoch_starts(self, train_data, epoch_idx)
+        self.steps = (epoch_idx + 1) * len(train_data)
         try:
             return self._epoch_of_steps(train_data, epoch_idx, loss_func, show_progress)
         except torch.OutOfMemoryError as error:

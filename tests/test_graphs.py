@@ -25,10 +25,9 @@ from recbole_unisrec.model.text_path import TextPath
 from recbole_unisrec.registry import MODELS
 from recbole_unisrec.setting_page import defaults
 from recbole_unisrec.setting_table import TrainingSettings
-from recbole_unisrec.settings import recipe
 from recbole_unisrec.trainer import PackedTrainer
 from recbole_unisrec.weight_average import WeightAverage
-from tests.test_plugin import VARIANTS, prepared
+from tests.test_plugin import RECIPE, VARIANTS, prepared
 
 pytestmark = pytest.mark.hardware
 
@@ -180,7 +179,7 @@ def test_half_of_the_predictions_are_made_without_the_texts(ring: Path, small: d
 
 @pytest.mark.parametrize(
     ("model", "own"),
-    [("SASRecPacked", {}), ("UniSRec", {"train_stage": "transductive_ft", **recipe("ours")}), *SAMPLED],
+    [("SASRecPacked", {}), ("UniSRec", {"train_stage": "transductive_ft", **RECIPE}), *SAMPLED],
 )
 def test_fifty_steps_give_the_losses_of_the_plain_path(
     ring: Path, small: dict[str, Any], model: str, own: dict[str, Any], monkeypatch: pytest.MonkeyPatch

@@ -1,5 +1,7 @@
+import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -7,8 +9,10 @@ import torch
 from recbole_unisrec import quick_start
 from recbole_unisrec.data.features import scale_features
 from recbole_unisrec.settings import build_config
+from recbole_unisrec.trainer import PackedTrainer
 from recbole_unisrec.weight_average import WeightAverage
 from tests.conftest import SMALL, write_ring
+from tests.test_plugin import prepared
 
 
 def test_average_of_weights_by_hand() -> None:
@@ -75,3 +79,17 @@ def test_two_runs_of_one_second_keep_their_checkpoints(monkeypatch: pytest.Monke
     first, second = (quick_start.train(config).checkpoint for _ in range(2))
     assert first != second
     assert Path(first).is_file()
+
+
+@pytest.mark.parametrize(("decay", "epochs"), [(None, 2), (0.5, 3), (0.9, 15)])
+def test_it_does_not_stop_while_the_average_still_holds_the_start(
+    ring: Path, small: dict[str, Any], decay: float | None, epochs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps an epoch, and every validation is worse than the one before: 3 / (1 - decay) steps, rounded up."""
+    scores = itertools.count(0, -1)
+    monkeypatch.setattr(PackedTrainer, "_valid_epoch", lambda self, *args, **kwargs: (next(scores), {}))
+    own = {"ema_decay": decay, "stopping_step": 0, "epochs": 40}
+    *_, (train, valid, _), trainer = prepared("SASRecPacked", own, small)
+    train._n_batches = 2
+    trainer.fit(train, valid, saved=False)
+    assert len(trainer.train_loss_dict) == epochs
