@@ -26,6 +26,7 @@ from recbole_unisrec.leaderboard.tables import Selection, add_options, one_board
 BLOCK = re.compile(r"(<!-- board (table|figure) (.+?) -->\n)(.*?)(<!-- /board -->)", re.DOTALL)
 OPENED = re.compile(r"<!-- board ")
 FENCED = re.compile(r"(^```.*?^```[ \t]*$)", re.DOTALL | re.MULTILINE)  # code, in which comments are examples
+CHANGE = re.compile(r"%, p [<=] [\d.]+")
 SEVERAL = ("summary", "summary-shares")
 
 
@@ -66,10 +67,11 @@ def regenerate(page: Path, tables_only: bool = False) -> str:
 
 
 def table_of(words: str, root: Path) -> str:
-    """A Markdown table, with the empty lines that Markdown wants around it."""
+    """A Markdown table, with the empty lines that Markdown wants around it; a change and its p stay on one line."""
     parser = Words(prog="board table", add_help=False)
     add_options(parser)
-    return "\n" + Selection.of(parser.parse_args(shlex.split(words)), root).table() + "\n"
+    table = Selection.of(parser.parse_args(shlex.split(words)), root).table()
+    return "\n" + CHANGE.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), table) + "\n"
 
 
 def figure_of(words: str, root: Path) -> str:
