@@ -26,7 +26,7 @@ from recbole_unisrec.leaderboard.tables import Selection, add_options, one_board
 BLOCK = re.compile(r"(<!-- board (table|figure) (.+?) -->\n)(.*?)(<!-- /board -->)", re.DOTALL)
 OPENED = re.compile(r"<!-- board ")
 FENCED = re.compile(r"(^```.*?^```[ \t]*$)", re.DOTALL | re.MULTILINE)  # code, in which comments are examples
-CHANGE = re.compile(r"%, p [<=] [\d.]+")
+CHANGE = re.compile(r"%, p [<=] [\d.]+( /)?")
 SEVERAL = ("summary", "summary-shares")
 
 

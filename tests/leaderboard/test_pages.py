@@ -59,7 +59,7 @@ def test_tables_and_figures_are_made_again(docs: Path, capsys: pytest.CaptureFix
     expected = tables.table(stored.read_boards([docs / "runs/A.runs.zip"]), ["Pop", "SASRecPacked"], "Pop")
     unbroken = "\N{NO-BREAK SPACE}"
     assert f"-->\n\n{expected}\n\n<!-- /board -->" in text.replace(unbroken, " ")
-    assert f"%,{unbroken}p{unbroken}<{unbroken}.001 / +" in text  # a change and its p stay on one line
+    assert f"%,{unbroken}p{unbroken}<{unbroken}.001{unbroken}/ +" in text  # a change and its p stay on one line
     for name in ("cost", "new", "shares"):
         assert (docs / f"figures/{name}.svg").read_text().startswith("<svg")
         assert f"](figures/{name}.svg)" in text
