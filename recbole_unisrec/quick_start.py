@@ -188,7 +188,7 @@ def make_data(config: Config) -> Data:
 def no_sets_of_users(config: Config) -> Iterator[None]:
     """Within it RecBole makes no samplers for parts that rank all items.
 
-    Our loaders ask them for nothing, and they hold a set for each user.
+    Loaders of sequences ask them for nothing, and they hold a set for each user.
     """
     settings = config.final_config_dict
     names = [f"{phase}_neg_sample_args" for phase in ("valid", "test")]

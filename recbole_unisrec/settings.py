@@ -28,7 +28,7 @@ from recbole_unisrec.setting_parts import in_file
 UNLISTED = {"train_neg_sample_args", "benchmark_filename", "alias_of_item_id", "load_col", "unload_col", "encoding",
             "dataloaders_save_path", "numerical_features", "nproc", "world_size", "offset", "ip", "port",
             "single_spec", "local_rank", "log_dir"}  # fmt: skip
-OF_EVERY_MODEL = {"learning_rate", "train_batch_size"}
+OF_EVERY_MODEL = {"learning_rate", "train_batch_size"}  # settings of the recipe that say nothing of a model
 # what decides which interactions there are, and how they are split
 DATA_SETTINGS = (
     *(name for name in argument_list.dataset_arguments if name not in ("data_path", "preload_weight")), "eval_args",

@@ -86,7 +86,6 @@ class PackedTrainer(Trainer):
         if self.world.size > 1:
             distributed.copy_from_first(model.parameters(), self.world)
             torch.manual_seed((self.training.seed + 1_000_003 * self.world.rank) % 2**63)  # dropout of its own
-        self.steps = 0  # at the end of the epoch that runs
         self.average: WeightAverage | None = None
         if self.training.ema_decay:
             self.average = WeightAverage(model, self.training.ema_decay)
@@ -102,7 +101,7 @@ class PackedTrainer(Trainer):
         ten epochs can be over before it rises.
         """
         average = self.average
-        if average is not None and self.steps < round(TURNS / (1 - average.decay)):
+        if average is not None and average.steps < round(TURNS / (1 - average.decay)):
             return math.inf
         return self._stopping_step
 
@@ -152,7 +151,6 @@ class PackedTrainer(Trainer):
     ) -> float:
         if self.run is not None:
             self.run.epoch_starts(self, train_data, epoch_idx)
-        self.steps = (epoch_idx + 1) * len(train_data)
         try:
             return self._epoch_of_steps(train_data, epoch_idx, loss_func, show_progress)
         except torch.OutOfMemoryError as error:

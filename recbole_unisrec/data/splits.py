@@ -45,8 +45,8 @@ class Sequences:
         """From interactions in any order; ties in time keep it."""
         order = np.lexsort((time, user))
         user, items, time = user[order].astype(np.int64), items[order].astype(np.int64), time[order]
-        first = np.flatnonzero(np.r_[True, user[1:] != user[:-1]])
-        return cls(items, user, np.repeat(first, np.diff(np.r_[first, len(user)])), time)
+        first, size = _runs(user)
+        return cls(items, user, np.repeat(first, size), time)
 
     @property
     def targets(self) -> np.ndarray:
@@ -288,9 +288,8 @@ def _grouped_by_time(sequences: Sequences) -> np.ndarray:
 
     They stand so within the users already, so that users alone are sorted.
     """
-    first = np.flatnonzero(np.r_[True, sequences.begin[1:] != sequences.begin[:-1]][: len(sequences.items)])
-    count = np.diff(np.r_[first, len(sequences.items)]) - 1
-    first, count = first[count > 0] + 1, count[count > 0]
+    first, size = _runs(sequences.begin)
+    first, count = first[size > 1] + 1, size[size > 1] - 1
     order = np.argsort(sequences.time[first], kind="stable")
     first, count = first[order], count[order]
     return np.repeat(first - np.r_[0, count.cumsum()[:-1]][: len(first)], count) + np.arange(count.sum())
@@ -298,9 +297,14 @@ def _grouped_by_time(sequences: Sequences) -> np.ndarray:
 
 def _places(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of entries that stand group by group: the place within the group, and its size, int64 [P] each."""
-    first = np.flatnonzero(np.r_[True, group[1:] != group[:-1]][: len(group)])
-    size = np.diff(np.r_[first, len(group)])
+    first, size = _runs(group)
     return np.arange(len(group)) - np.repeat(first, size), np.repeat(size, size)
+
+
+def _runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each run of equal values begins, and how long it is, int64 [R] each."""
+    first = np.flatnonzero(np.r_[True, values[1:] != values[:-1]][: len(values)])
+    return first, np.diff(np.r_[first, len(values)])
 
 
 def _ratios(kind: str, ratios: object) -> list[float]:
