@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import sys
 import types
 import warnings
@@ -132,6 +133,18 @@ def _patch_collector() -> None:
     collector.get_data_struct = get_data_struct
 
 
+def _make_folder(dir_path: str) -> None:
+    os.makedirs(dir_path, exist_ok=True)
+
+
+def _patch_ensure_dir() -> None:
+    """RecBole 1.2.1: ``ensure_dir`` looks, then makes the folder; of two processes that start together one fails."""
+    original = importlib.import_module("recbole.utils.utils").ensure_dir
+    for name, module in list(sys.modules.items()):  # those that come later take theirs from these
+        if name.split(".")[0] == "recbole" and vars(module).get("ensure_dir") is original:
+            vars(module)["ensure_dir"] = _make_folder
+
+
 def apply() -> None:
     """Close all gaps; called once, by `on_import.register`."""
     # ray says so where it is used; the bound on setuptools keeps it working
@@ -143,3 +156,4 @@ def apply() -> None:
     _patch_load()
     _patch_other_parameter()
     _patch_collector()
+    _patch_ensure_dir()

@@ -71,3 +71,15 @@ def test_reports_reach_ray_where_somebody_has_imported_it(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "ray.tune", ray)  # type: ignore[arg-type]
     quick_start.tune.report(ndcg=0.5)
     assert reported == {"ndcg": 0.5}
+
+
+def test_a_folder_that_another_process_has_just_made_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compat.apply()
+    kept = [m for name, m in sys.modules.items() if name.startswith("recbole.") and "ensure_dir" in vars(m)]
+    assert {m.__name__ for m in kept} >= {"recbole.utils.logger", "recbole.trainer.trainer", "recbole.data.utils"}
+    (tmp_path / "log").mkdir()
+    monkeypatch.setattr(os.path, "exists", lambda path: False)  # what the slower process still sees
+    for module in kept:
+        vars(module)["ensure_dir"](str(tmp_path / "log"))

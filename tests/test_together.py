@@ -62,7 +62,7 @@ def by_two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         [*TORCHRUN, "commands.py", json.dumps(runs)], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True,
         timeout=600,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stdout + done.stderr  # the cause stands first, what torchrun says of it last
     return folder, done.stdout
 
 
