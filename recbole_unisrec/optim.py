@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recbole_unisrec.setting_table import LossSettings, TrainingSettings
-
-MANY_ITEMS = 200_000  # from so many on, ``item_optimizer: auto`` goes by rows
+from recbole_unisrec.setting_table import MANY_ITEMS, LossSettings, TrainingSettings
 
 
 def learns_by_rows(loss: LossSettings, training: TrainingSettings, n_items: int) -> bool:

@@ -33,6 +33,7 @@ from recbole_unisrec.errors import UserError
 from recbole_unisrec.graphs import CudaRecorder, GraphedEpochs, Recorder, may_record
 from recbole_unisrec.metrics import RANK_METRICS, rank_metrics
 from recbole_unisrec.model.base import TableRecommender
+from recbole_unisrec.model.block_ranks import ItemBlocks
 from recbole_unisrec.model.losses import target_ranks
 from recbole_unisrec.optim import RowAdam, clip_gradients
 from recbole_unisrec.path_start import MOST_PAIRS, TRIED, choose_start
@@ -361,7 +362,7 @@ class PackedTrainer(Trainer):
         lengths = bucket_lengths(self.model.max_seq_length)
         with self.autocast():
             table = self.model.eval_table()
-        candidates = self.model.candidate_vectors(table.float())
+        candidates = self.model.all_candidates(table)
         # few lengths in each block; narrow numbers are sorted many times as fast
         order = (pairs.target - pairs.start).to(torch.int32).argsort(stable=True)
         mine = order[self.world.rank :: self.world.size]
@@ -379,7 +380,12 @@ class PackedTrainer(Trainer):
         return distributed.sum_over(found_ranks, self.world).cpu()
 
     def _rank_block(
-        self, block: HistoryBlock, table: Tensor, candidates: Tensor, ranks: Tensor, recommended: Recommended | None
+        self,
+        block: HistoryBlock,
+        table: Tensor,
+        candidates: Tensor | ItemBlocks,
+        ranks: Tensor,
+        recommended: Recommended | None,
     ) -> None:
         with self.autocast():
             output = self.model.packed_outputs(block.batch, table)

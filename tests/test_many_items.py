@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_unisrec.beyond import Recommended
 from recbole_unisrec.data.mapped import MappedFeatures
 from recbole_unisrec.data.sequences import seen_of_padded
 from recbole_unisrec.errors import UserError
+from recbole_unisrec.model import base, losses
 from recbole_unisrec.model import block_ranks as module
 from recbole_unisrec.model.block_ranks import block_ranks
 from recbole_unisrec.model.losses import target_ranks
@@ -98,3 +100,39 @@ def test_what_does_not_go_together(ring: Path, small: dict[str, Any]) -> None:
     ):
         with pytest.raises(UserError, match=sentence):
             prepared("UniSRec", {"train_stage": "inductive_ft", **own}, small)
+
+
+@pytest.mark.parametrize(
+    ("model", "own"),
+    [
+        ("SASRecPacked", {}),
+        ("UniSRec", {"train_stage": "inductive_ft"}),
+        ("UniSRec", {"train_stage": "transductive_ft", "feature_scaling": "whiten", "text_path": True, "history_bias": True}),
+    ],
+)  # fmt: skip
+def test_ranks_of_millions_are_those_of_few(
+    ring: Path, small: dict[str, Any], model: str, own: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *_, (_, valid, _), trainer = prepared(model, own, small)
+    few = trainer.ranks(valid._dataset.pairs)
+    for place in (losses, base):
+        monkeypatch.setattr(place, "MANY_ITEMS", 2)
+    monkeypatch.setattr(base, "TABLE_ROWS", 7)
+    monkeypatch.setattr(module, "SCORES_PER_BLOCK", 60)
+    trainer.model.train()  # forgets the table
+    largest = 0
+
+    def watched(self: Any, table: torch.Tensor, rows: torch.Tensor | slice | None = None) -> torch.Tensor:
+        nonlocal largest
+        vectors = original(self, table, rows)
+        assert rows is not None
+        largest = max(largest, len(vectors) if isinstance(rows, slice) else 0)
+        return vectors
+
+    original = base.TableRecommender.candidate_vectors
+    monkeypatch.setattr(base.TableRecommender, "candidate_vectors", watched)
+    assert trainer.ranks(valid._dataset.pairs).tolist() == few.tolist()
+    assert 0 < largest < trainer.model.n_items  # never whole: the table is there once
+    counted = Recommended(trainer.model.n_items, [3])
+    assert trainer.ranks(valid._dataset.pairs, recommended=counted).tolist() == few.tolist()
+    assert int(counted.counts.sum()) == 3 * len(few)

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from recbole_unisrec.errors import UserError
-from recbole_unisrec.optim import MANY_ITEMS, RowAdam, clip_gradients, learns_by_rows
+from recbole_unisrec.optim import RowAdam, clip_gradients, learns_by_rows
 from recbole_unisrec.setting_checks import check_all
 from recbole_unisrec.setting_page import defaults
-from recbole_unisrec.setting_table import LossSettings, TrainingSettings
+from recbole_unisrec.setting_table import MANY_ITEMS, LossSettings, TrainingSettings
 
 N, D = 7, 3
 

@@ -11,9 +11,7 @@ from recbole_unisrec.data.dataset import SequenceDataset
 from recbole_unisrec.data.feature_files import feature_paths, load_side_by_side
 from recbole_unisrec.data.features import FeatureTable
 from recbole_unisrec.data.mapped import MappedFeatures
-from recbole_unisrec.setting_table import LossSettings, RunSettings, TextPathSettings, TextSettings
-
-MANY_ITEMS = 200_000  # from so many on, ``features_on: auto`` leaves text features on the disk where it can
+from recbole_unisrec.setting_table import MANY_ITEMS, LossSettings, RunSettings, TextPathSettings, TextSettings
 
 
 class TextDataset(SequenceDataset):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from recbole_unisrec.data.mapped import MappedFeatures
 from recbole_unisrec.data.negatives import Drawn
 from recbole_unisrec.data.sequences import PackedBatch, Seen, seen_of_padded
+from recbole_unisrec.model.block_ranks import ItemBlocks
 from recbole_unisrec.model.dropout import Dropout
 from recbole_unisrec.model.encoder import Buckets, CausalTransformer, Rows, row_width
 from recbole_unisrec.model.losses import softmax_cross_entropy
@@ -27,6 +28,7 @@ from recbole_unisrec.model.text_path import DECAY, HISTORY, POPULARITY, REPEATS,
 from recbole_unisrec.model.text_vectors import unit_features
 from recbole_unisrec.optim import learns_by_rows
 from recbole_unisrec.setting_table import (
+    MANY_ITEMS,
     EncoderSettings,
     HistorySettings,
     LossSettings,
@@ -124,8 +126,9 @@ class TableRecommender(SequentialRecommender):
             self.register_buffer("features", features.to(dtype), persistent=False)
 
     def whole_table(self) -> Tensor:
-        """`item_table` of all items; where their features lie in a file, block by block."""
-        if not isinstance(getattr(self, "features", None), MappedFeatures):
+        """`item_table` of all items; of millions of texts, or where their features lie in a file, block by block."""
+        features = getattr(self, "features", None)
+        if features is None or (self.n_items < MANY_ITEMS and not isinstance(features, MappedFeatures)):
             return self.item_table()
         table = self.LayerNorm.weight.new_empty(self.n_items, self.hidden_size)
         for items in torch.arange(self.n_items, device=table.device).split(TABLE_ROWS):
@@ -206,10 +209,16 @@ class TableRecommender(SequentialRecommender):
         with torch.autocast(output.device.type, enabled=False):  # a product so small gains nothing by it
             return self.text_path.histories(output, mean(self.text_path))
 
-    def candidate_vectors(self, table: Tensor, rows: Tensor | None = None) -> Tensor:
-        """What outputs are compared with: vectors of all items, or of int64 `rows`, from their `item_table` [n, d]."""
+    def candidate_vectors(self, table: Tensor, rows: Tensor | slice | None = None) -> Tensor:
+        """What outputs are compared with: vectors of all items, or of `rows`, from their `item_table` [n, d]."""
         vectors = self.scaled(table)
         return vectors if self.text_path is None else self.text_path.items(vectors, rows)
+
+    def all_candidates(self, table: Tensor) -> Tensor | ItemBlocks:
+        """`candidate_vectors` of all items in float32, from their `item_table`; of millions of them block by block."""
+        if len(table) < MANY_ITEMS:
+            return self.candidate_vectors(table.float())
+        return ItemBlocks(table, self.candidate_vectors)
 
     def _compared(self, output: Tensor, interaction: Interaction) -> Tensor:
         """Outputs [B, d] at the last items of RecBole's rows as `packed_outputs` gives them."""

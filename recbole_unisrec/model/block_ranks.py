@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from recbole_unisrec.data.sequences import Seen
 from recbole_unisrec.waiting import may_look
 
-MANY_ITEMS = 200_000  # from so many on, `losses.target_ranks` goes this way
 SCORES_PER_BLOCK = 16_000_000  # elements of the largest block of scores (64 MB in float32)
 ROUNDING = 1e-6  # scores nearer than this share of their size are the same
 
 
+class ItemBlocks:
+    """Item vectors as outputs are compared with, made when they are asked for: millions of them are not held twice.
+
+    Parameters
+    ----------
+    table
+        [N, d] of the encoder's vectors.
+    vectors
+        Gives from rows of `table` [n, d], float32, and which rows they are what outputs are compared with, [n, d'].
+    """
+
+    def __init__(self, table: Tensor, vectors: Callable[[Tensor, Tensor | slice], Tensor]) -> None:
+        self.table, self.vectors = table, vectors
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+        return self.vectors(self.table[rows].float(), rows)
+
+
 @torch.no_grad()
 def block_ranks(
-    hidden: Tensor, table: Tensor, target: Tensor, seen: Seen | None = None, bias: Tensor | None = None
+    hidden: Tensor, table: Tensor | ItemBlocks, target: Tensor, seen: Seen | None = None, bias: Tensor | None = None
 ) -> Tensor:
-    """`losses.target_ranks` for tables of millions of rows, without a copy of the table.
+    """`losses.target_ranks` for tables of millions of rows, without a copy of the table; it may be made on the way.
 
     The score of the target comes from a product of its own, so scores that differ by rounding alone are ties, which go
     by item id.

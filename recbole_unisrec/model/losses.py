@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_unisrec.data.sequences import SIZES, Seen
-from recbole_unisrec.model.block_ranks import MANY_ITEMS, block_ranks
+from recbole_unisrec.model.block_ranks import ItemBlocks, block_ranks
 from recbole_unisrec.model.linear import missing
+from recbole_unisrec.setting_table import MANY_ITEMS
 from recbole_unisrec.waiting import may_look
 
 LOGITS_PER_BLOCK = 4_000_000  # elements of the largest block of logits in memory (16 MB in float32)
@@ -165,7 +166,7 @@ def softmax_cross_entropy(
 @torch.no_grad()
 def target_ranks(
     hidden: Tensor,
-    table: Tensor,
+    table: Tensor | ItemBlocks,
     target: Tensor,
     seen: Seen | None = None,
     bias: Tensor | None = None,
@@ -193,12 +194,12 @@ def target_ranks(
     n_items = len(table)
     if n_items >= MANY_ITEMS and each is None:
         return block_ranks(hidden, table, target, seen, bias)
-    rows = _rows_per_block(n_items, table.device)
-    table = F.pad(table, (0, 0, 0, missing(n_items)))
+    rows = _rows_per_block(n_items, hidden.device)
+    whole = F.pad(table[:], (0, 0, 0, missing(n_items)))
     ranks = [target.new_empty(0)]
     for start in range(0, len(hidden), rows):
         block = slice(start, start + rows)
-        scores = (hidden[block] @ table.T)[:, :n_items]
+        scores = (hidden[block] @ whole.T)[:, :n_items]
         if seen is not None and bias is not None:
             entries = seen.of_rows(start, min(start + rows, len(hidden)))
             if seen.there is None:

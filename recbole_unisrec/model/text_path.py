@@ -102,8 +102,8 @@ class TextPath(nn.Module):
         start = DECAY ** torch.arange(len(self.age), device=self.age.device)
         return start * (STEP * self.age).exp()
 
-    def items(self, vectors: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Item vectors [n, d] with the columns of the path beside them; of all items, or of int64 `rows` [n]."""
+    def items(self, vectors: Tensor, rows: Tensor | slice | None = None) -> Tensor:
+        """Item vectors [n, d] with the columns of the path beside them; of all items, or of `rows`, int64 [n] or a slice."""
         columns = self.columns if rows is None else self.columns[rows]
         return torch.cat([vectors, columns.to(vectors.dtype)], dim=1)
 
