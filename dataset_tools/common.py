@@ -102,6 +102,23 @@ def whole_folder(folder: Path, check: Callable[[], None]) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def check_writable(folder: str | os.PathLike[str], hint: str) -> None:
+    """Raise `UserError` before long work rather than after it, if no file can be written into a folder; it is made.
+
+    Parameters
+    ----------
+    folder
+        May lie in folders that are not there yet.
+    hint
+        What to do if not: the end of the sentence.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()  # it has no name that another process could trip over
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; {hint}") from error
+
+
 def _umask() -> int:
     value = os.umask(0)
     os.umask(value)

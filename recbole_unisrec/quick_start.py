@@ -14,6 +14,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_trainer, init_seed
 from torch.nn import Module
 
+from dataset_tools.common import check_writable
 from recbole_unisrec import unfinished
 from recbole_unisrec.data.dataset import SequenceDataset
 from recbole_unisrec.data.download import fetch_dataset
@@ -31,7 +32,7 @@ from recbole_unisrec.run_result import Result, table
 from recbole_unisrec.run_state import locked
 from recbole_unisrec.setting_table import DataSettings, EvaluationSettings, RunSettings, TrainingSettings
 from recbole_unisrec.settings import model_class, reads_our_dataset
-from recbole_unisrec.trainer import PackedTrainer, check_writable, own_name
+from recbole_unisrec.trainer import PackedTrainer, own_name
 from recbole_unisrec.unfinished import RunFolder
 
 __all__ = [
@@ -163,7 +164,7 @@ def start(config: Config, verbose: bool) -> None:
     if run.log_wandb and importlib.util.find_spec("wandb") is None:
         raise UserError("log_wandb needs the package wandb; run `pip install wandb`, or leave log_wandb out")
     start_logging(config, verbose)
-    check_writable(run.checkpoint_dir)
+    check_writable(run.checkpoint_dir, "set checkpoint_dir")
 
 
 def make_data(config: Config) -> Data:

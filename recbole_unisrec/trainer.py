@@ -13,13 +13,12 @@ from typing import Any
 
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
-from recbole.data.interaction import Interaction
 from recbole.trainer import Trainer
 from recbole.utils import EvaluatorType
 from torch import Tensor
 from tqdm import tqdm
 
-from dataset_tools.common import atomic_path
+from dataset_tools.common import check_writable
 from dataset_tools.precision import usable_precision
 from recbole_unisrec import distributed
 from recbole_unisrec.beyond import BEYOND, Recommended, beyond_metrics
@@ -74,7 +73,7 @@ class PackedTrainer(Trainer):
         self.training, self.loss = TrainingSettings.from_config(config), LossSettings.from_config(config)
         self.evaluation = EvaluationSettings.from_config(config)
         run = RunSettings.from_config(config)
-        check_writable(run.checkpoint_dir)
+        check_writable(run.checkpoint_dir, "set checkpoint_dir")
         self.writes = bool(run.single_process) or run.local_rank == 0
         self.world = distributed.current()
         self.transfer = transfer_from_config(config, model, getattr(model, "text_encoder", ""))
@@ -398,17 +397,3 @@ def own_name(file: str) -> str:
     """A checkpoint's name that no other run has: RecBole names by the second, and runs may start together."""
     stem, ending = os.path.splitext(file)
     return f"{stem}-{secrets.token_hex(4)}{ending}"
-
-
-def check_writable(folder: str) -> None:
-    """Raise `UserError` before hours of training rather than after."""
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the checkpoint folder {folder}: {error.strerror}; set checkpoint_dir") from error
-    with atomic_path(os.path.join(folder, ".writable")):
-        pass
-    os.unlink(os.path.join(folder, ".writable"))
-
-
-__all__ = ["Interaction", "PackedTrainer", "check_writable"]

@@ -55,7 +55,7 @@ def test_two_models_give_one_table_and_a_json_each(ring: Path, capsys: pytest.Ca
         (["--dataset", "ring", "--config", "none.yaml"], "cannot read the property file none.yaml"),
         (["--dataset", "ring", "--plm_size=7"], "width 16, but plm_size is 7"),
         (["--dataset", "ring", "--plm_suffix=feat9"], "ring.feat9 does not exist"),
-        (["--dataset", "ring", "--checkpoint_dir=/proc/none"], "checkpoint folder"),
+        (["--dataset", "ring", "--checkpoint_dir=/proc/none"], "cannot write to /proc/none: "),
         (["--dataset", "ring", "--precision=fp8"], "precision must be one of fp32, bf16, not 'fp8'"),
         (["--dataset", "ring", "--learning_rate=1e30", "--train_batch_size=64"], "loss is not finite"),
         (["--dataset", "ring", "--model", "SASRec"], "topk 50 is more than the 24 items"),

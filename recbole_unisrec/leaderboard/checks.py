@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from dataset_tools.common import atomic_path
 from recbole_unisrec.beyond import BEYOND
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.leaderboard.rows import Row
@@ -133,14 +131,3 @@ def coinciding(keys: Mapping[str, str]) -> list[str]:
         for names in rows.values()
         if len(names) > 1
     ]
-
-
-def check_folder(folder: Path) -> None:
-    """Raise `UserError` if runs could not be written into the folder, before the first one rather than after it."""
-    probe = folder / ".writable"
-    with atomic_path(probe):
-        pass
-    try:
-        probe.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from dataset_tools.common import check_writable
 from recbole_unisrec import quick_start, record
 from recbole_unisrec.beyond import BEYOND
 from recbole_unisrec.data.feature_files import feature_paths
@@ -23,7 +24,6 @@ from recbole_unisrec.evaluation import read_ranks
 from recbole_unisrec.leaderboard import rectools
 from recbole_unisrec.leaderboard.checks import (
     OF_RECTOOLS,
-    check_folder,
     check_mode,
     coinciding,
     refuse_ignored,
@@ -82,7 +82,7 @@ class Leaderboard:
         if n_seeds < 1:
             raise UserError(f"seeds must be 1 or more, not {n_seeds}")
         self.folder, self.dataset, self.resume = folder, dataset, resume
-        check_folder(folder)
+        check_writable(folder, "choose another --out")
         self.seeds = [FIRST_SEED + i for i in range(n_seeds)]
         self.rows, self.tuned = rows, tuned
         topk = overrides.get("topk", TOPK)
