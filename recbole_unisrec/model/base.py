@@ -92,7 +92,7 @@ class TableRecommender(SequentialRecommender):
         path = TextPathSettings.from_config(config)
         if not path.text_path:
             return
-        unit = unit_features(dataset.features.weight, "whiten", dataset.known_features)
+        unit = unit_features(dataset.features.weight, "whiten", dataset.known_features, dataset.features.widths)
         popularity = with_usual(dataset.item_popularity(), getattr(dataset, "cold", None))
         self.text_path = TextPath(unit, popularity, self.max_seq_length, self.temperature, path.text_path_alone)
         decay, weight = path.text_path_decay, path.text_path_popularity

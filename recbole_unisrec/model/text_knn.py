@@ -45,7 +45,8 @@ class TextKNN(TableRecommender):
         self.candidates: Tensor | None = None
         self.text_path = None
         self._cached: tuple[tuple[int, ...], Tensor] | None = None
-        unit = unit_features(dataset.features.weight, text.feature_scaling, dataset.known_features)
+        features = dataset.features
+        unit = unit_features(features.weight, text.feature_scaling, dataset.known_features, features.widths)
         popularity = torch.log1p(dataset.item_popularity().to(unit.dtype))
         self.register_buffer(
             "table", torch.cat([unit, knn.popularity_weight * popularity.unsqueeze(1)], dim=1), persistent=False

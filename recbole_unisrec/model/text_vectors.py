@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,15 +13,15 @@ from recbole_unisrec.model.encoder import Buckets, Rows
 from recbole_unisrec.model.tables import take
 
 
-def unit_features(weight: Tensor, how: str, reference: Tensor | None = None) -> Tensor:
+def unit_features(weight: Tensor, how: str, reference: Tensor | None = None, widths: Sequence[int] = ()) -> Tensor:
     """Text features scaled and of length one, x̂ [n_items, d_plm]; row 0 is padding and stays zero.
 
     Parameters
     ----------
-    weight, how, reference
+    weight, how, reference, widths
         As in `data.features.scale_features`.
     """
-    return F.normalize(scale_features(weight, how, reference), dim=1)
+    return F.normalize(scale_features(weight, how, reference, widths), dim=1)
 
 
 def history_mean(vectors: Tensor, buckets: Buckets, weight: Tensor) -> Tensor:

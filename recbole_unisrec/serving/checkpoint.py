@@ -103,7 +103,7 @@ def read_checkpoint(path: Path, data_path: str | Path | None = None) -> Parts:
         weights["history_bias"] = model.distance_bias().detach()
     popularity = train.item_popularity()
     if settings.path:
-        mean, matrix = scaling(train.known_features, "whiten")
+        mean, matrix = scaling(train.known_features, "whiten", dataset.features.widths)
         weights.update(path_mean=mean, path_matrix=matrix)
         weights.update(path_weights=torch.stack(model.text_path.weights()), path_age=model.text_path.age_weights())
     network.load_state_dict(weights)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from recbole.data import create_dataset
 
 from dataset_tools.features import import_vectors
@@ -18,6 +19,7 @@ from recbole_unisrec.data.feature_files import suffixes
 from recbole_unisrec.data.features import scale_features, scaling
 from recbole_unisrec.data.make_features import make_features
 from recbole_unisrec.errors import UserError
+from recbole_unisrec.registry import MODELS
 from recbole_unisrec.settings import build_config
 from tests.conftest import N_ITEMS, WIDTH
 
@@ -59,6 +61,19 @@ def test_each_file_is_scaled_by_its_own_statistics(how: str) -> None:
     mean, matrix = scaling(torch.cat([a, b], 1), how, (6, 3))
     assert mean.shape == (9,)
     assert not matrix[:6, 6:].any()
+
+
+@pytest.mark.parametrize(
+    ("model", "own"), [("UniSRec", {"text_path": True}), ("SASRecPath", {}), ("ZESRec", {"text_path": True}), ("TextKNN", {})]
+)  # fmt: skip
+def test_nearest_texts_scale_each_file_too(ring: Path, model: str, own: dict[str, Any]) -> None:
+    _second(ring)
+    config = build_config(model, "ring", [], {**own, "plm_suffix": ["feat1CLS", "featImage"]})
+    train, _, _ = create_dataset(config).build()
+    network = MODELS[model].model(config, train)
+    columns = network.table if model == "TextKNN" else network.text_path.columns
+    parts = [scale_features(part, "whiten") for part in train.features.weight.split([WIDTH, 5], dim=1)]
+    torch.testing.assert_close(columns[:, :-1], F.normalize(torch.cat(parts, dim=1), dim=1))
 
 
 @pytest.mark.parametrize("settings", [{"feature_scaling": "whiten"}, {}])

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from recbole.data import create_dataset
 
 from dataset_tools.common import run_cli
 from dataset_tools.features import encode_dataset, import_vectors
 from recbole_unisrec import quick_start
 from recbole_unisrec.errors import UserError
+from recbole_unisrec.registry import MODELS
 from recbole_unisrec.serving import Recommender, load
 from recbole_unisrec.serving.cli import add_items_command
 from recbole_unisrec.settings import build_config
@@ -29,7 +31,7 @@ def _write_texts(dataset: Path) -> None:
     (dataset / "ring.item").write_text("item_id:token\ttext:token_seq\n" + rows)
 
 
-def _trained(folder: Path, monkeypatch: pytest.MonkeyPatch, suffix: Sequence[str] | str) -> Recommender:
+def _trained(folder: Path, monkeypatch: pytest.MonkeyPatch, suffix: Sequence[str] | str, **own: Any) -> Recommender:
     monkeypatch.chdir(folder)
     dataset = write_ring(folder / "dataset")
     _write_texts(dataset)
@@ -37,7 +39,7 @@ def _trained(folder: Path, monkeypatch: pytest.MonkeyPatch, suffix: Sequence[str
     np.save(folder / "v.npy", IMAGE)
     (folder / "ids.txt").write_text("".join(f"item-{i}\n" for i in range(N_ITEMS)))
     import_vectors(dataset, "ring", folder / "v.npy", folder / "ids.txt", suffix="featImage")
-    settings: dict[str, Any] = {**SMALL, "plm_suffix": suffix, "feature_scaling": "whiten", "epochs": 2}
+    settings: dict[str, Any] = {**SMALL, "plm_suffix": suffix, "feature_scaling": "whiten", "epochs": 2, **own}
     result = quick_start.train(build_config("UniSRec", "ring", [], {**settings, "train_stage": "inductive_ft"}))
     return load(Path(load(Path(result.checkpoint)).save(folder / "model")))
 
@@ -68,6 +70,17 @@ def test_text_and_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     np.save(tmp_path / "new.npy", IMAGE[[4], :3])
     assert run_cli(add_items_command, [*flags, "--vectors", str(tmp_path / "new.npy"), "--replace"]) == 1
     assert "vectors of width 3, but the model reads 5 (with the texts by --items)" in capsys.readouterr().err
+
+
+def test_the_path_scales_each_file_as_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rec = _trained(tmp_path, monkeypatch, ["feat1LSA", "featImage"], text_path=True)
+    snapshot = rec.snapshot
+    columns = snapshot.candidates[:, rec.network.hidden_size : -1]
+    config = build_config("TextKNN", "ring", [], {"plm_suffix": ["feat1LSA", "featImage"]})
+    train, _, _ = create_dataset(config).build()
+    expected = MODELS["TextKNN"].model(config, train).table[1:, :-1]
+    tokens = train.field2id_token["item_id"][1:].tolist()
+    np.testing.assert_allclose(columns[[snapshot.row(token) for token in tokens]], expected, atol=1e-5)
 
 
 def test_vectors_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
