@@ -36,8 +36,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--restart", action="store_true", help="begin anew in a folder that start made")
     learn = parser.add_argument_group("learning")
     learn.add_argument(
-        "--encoder", default="auto",
-        help="of the product texts: minilm, lsa, a hub name or a folder (default: minilm if installed, else lsa)",
+        "--encoder", nargs="+", default=["auto"], metavar="NAME",
+        help="of the product texts, one or two side by side: minilm, a hub name or a folder, and lsa (default: minilm lsa, "
+        "or lsa alone where minilm is not installed)",
     )  # fmt: skip
     learn.add_argument("--recipe", default="ours", help="ours or paper (default: %(default)s)")
     learn.add_argument("--seed", type=int, help="random seed")
@@ -114,7 +115,7 @@ def _work(args: argparse.Namespace) -> None:
     from recbole_unisrec.shop.training import (
         NAME,
         Learning,
-        choose_encoder,
+        choose_encoders,
         encode,
         learn_all,
         recommender,
@@ -149,11 +150,11 @@ def _work(args: argparse.Namespace) -> None:
     sequences = read_sequences(folder / "dataset" / NAME, NAME)
     k = list_length(last["items"])
 
-    suffix = state.done("encode")
-    encoder = choose_encoder(args.encoder)
-    if suffix is None:
-        with progress.step(f"turning the product texts into numbers ({encoder})"):
-            suffix = state.finish("encode", encode(folder, encoder, bars))
+    suffixes = state.done("encode")
+    encoders = choose_encoders(args.encoder)
+    if suffixes is None:
+        with progress.step(f"turning the product texts into numbers ({' and '.join(encoders)})"):
+            suffixes = state.finish("encode", encode(folder, encoders, bars))
     else:
         progress.skip("turning the product texts into numbers")
 
@@ -162,7 +163,7 @@ def _work(args: argparse.Namespace) -> None:
     if trained is None:
         with progress.step("learning"):
             rounds = Rounds(progress, how.most, how.patience)
-            trained = state.finish("train", asdict(train(folder, suffix, k, rounds, how)))
+            trained = state.finish("train", asdict(train(folder, suffixes, k, rounds, how)))
     else:
         progress.skip("learning")
 
@@ -175,7 +176,7 @@ def _work(args: argparse.Namespace) -> None:
     if not trained.get("final"):
         with progress.step("learning once more, from all purchases"):
             again_told = Again(progress, rounds_again(trained["checkpoint"]))
-            final = learn_all(folder, suffix, k, trained["checkpoint"], again_told, how)
+            final = learn_all(folder, suffixes, k, trained["checkpoint"], again_told, how)
             trained = state.finish("train", {**trained, "final": final})
     else:
         progress.skip("learning once more, from all purchases")

