@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from collections.abc import Callable
 
 from dataset_tools import __version__
@@ -71,7 +70,6 @@ def train_parser() -> argparse.ArgumentParser:
 
 def train_command(arguments: list[str]) -> int:
     """Run ``train``: every model and stage in turn, one table at the end."""
-    warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
     several = "--leaderboard" in arguments
     parser = leaderboard_parser() if several else train_parser()
     rest, settings = split_settings(arguments, parser)

@@ -149,6 +149,8 @@ def apply() -> None:
     """Close all gaps; called once, by `on_import.register`."""
     # ray says so where it is used; the bound on setuptools keeps it working
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
+    # pandas says on every load what RecBole does that pandas 3 will not take; the bound on pandas keeps it working
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
     _patch_numpy()
     _patch_scipy()
     _patch_anomaly()

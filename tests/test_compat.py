@@ -4,6 +4,7 @@ import os
 import pickle
 import sys
 import types
+import warnings
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,12 @@ def test_a_folder_that_another_process_has_just_made_is_no_fault(
     monkeypatch.setattr(os.path, "exists", lambda path: False)  # what the slower process still sees
     for module in kept:
         vars(module)["ensure_dir"](str(tmp_path / "log"))
+
+
+def test_what_pandas_says_of_recboles_code_reaches_nobody_and_the_rest_does() -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        compat.apply()
+        for module in ("recbole.data.dataset.dataset", "recbole_unisrec.data.dataset", "mine"):
+            warnings.warn_explicit(f"from {module}", FutureWarning, "file.py", 1, module=module)
+    assert [str(warning.message) for warning in told] == ["from recbole_unisrec.data.dataset", "from mine"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -150,7 +149,7 @@ def train(folder: Path, suffixes: Sequence[str], k: int, tell: Callable[[str], N
     from recbole_unisrec import quick_start
 
     config = _config(folder.resolve(), suffixes, k, how)
-    with _quietly_inside(folder):
+    with _inside(folder):
         result = quick_start.train(config, verbose=how.verbose, tell=tell, resume=not how.start)
     return Trained(result.checkpoint, len(result.epochs), result.seconds, result.valid[f"ndcg@{k}"])
 
@@ -171,7 +170,7 @@ def learn_all(
     if result.best_epoch < 0:
         return checkpoint
     config = _config(folder.resolve(), suffixes, k, how)
-    with _quietly_inside(folder):
+    with _inside(folder):
         return refit(config, result, how.verbose, tell, resume=not how.start).checkpoint
 
 
@@ -215,14 +214,12 @@ def _config(folder: Path, suffixes: Sequence[str], k: int, how: Learning) -> Any
 
 
 @contextmanager
-def _quietly_inside(folder: Path) -> Iterator[None]:
-    """RecBole writes its log into the working directory; it belongs into the shop's folder. And it warns needlessly."""
+def _inside(folder: Path) -> Iterator[None]:
+    """RecBole writes its log into the working directory; it belongs into the shop's folder."""
     before = Path.cwd()
     os.chdir(folder)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
-            yield
+        yield
     finally:
         os.chdir(before)
 
