@@ -46,6 +46,9 @@ Features = TypeVar("Features", Tensor, MappedFeatures)
 SCALINGS = ("none", "standardize", "whiten")
 ROWS_PER_BLOCK = 16_384  # read from the file at a time
 FLOOR = 1e-3  # share of the mean variance added to every direction, so that those without text stay small
+# With fewer items for each direction `whiten` shrinks the covariance. Whitened by their own covariance, n items in more than
+# n directions are all equally far from one another
+FEW_ITEMS = 5
 
 
 def scale_features(weight: Features, how: str, reference: Tensor | None = None, widths: Sequence[int] = ()) -> Features:
@@ -56,7 +59,8 @@ def scale_features(weight: Features, how: str, reference: Tensor | None = None, 
     weight
         float32 [n_items, d_plm], row 0 is padding and stays zero.
     how
-        ``none``; ``standardize``: each coordinate to mean 0 and variance 1; ``whiten``: to covariance one (ZCA).
+        ``none``; ``standardize``: each coordinate to mean 0 and variance 1; ``whiten``: to covariance one (ZCA). Of n items
+        the covariance is shrunk towards a multiple of one, by 1 − n / (`FEW_ITEMS`·d_plm) while that is above 0.
     reference
         float32 [n, d_plm] features whose statistics count: those that training may know of. None takes all of `weight`
         but the padding.
@@ -115,8 +119,17 @@ def scaling(rows: Tensor, how: str, widths: Sequence[int] = ()) -> tuple[Tensor,
     if how == "standardize":
         variance = rows.var(dim=0, correction=0)
         return mean, torch.diag(1 / (variance + FLOOR * variance.mean()).sqrt())
-    values, vectors = torch.linalg.eigh(rows.T @ rows / len(rows))
+    values, vectors = torch.linalg.eigh(_covariance(rows))
     return mean, (vectors / (values.clamp(min=0) + FLOOR * values.mean()).sqrt()) @ vectors.T
+
+
+def _covariance(rows: Tensor) -> Tensor:
+    """Covariance [d, d] of float64 rows [n, d] of mean 0, shrunk where they are few."""
+    covariance = rows.T @ rows / len(rows)
+    share = max(0.0, 1 - len(rows) / (FEW_ITEMS * rows.shape[1]))
+    if share:
+        covariance = torch.lerp(covariance, torch.eye(len(covariance)).double() * covariance.diagonal().mean(), share)
+    return covariance
 
 
 class UselessRows:

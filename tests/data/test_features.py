@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+import torch.nn.functional as F
 
-from recbole_unisrec.data.features import FLOOR, load_features, scale_features
+from recbole_unisrec.data.features import FLOOR, load_features, scale_features, scaling
 from recbole_unisrec.errors import UserError
 
 TOKENS = ["[PAD]", "b", "a"]
@@ -164,6 +165,29 @@ def test_items_held_out_do_not_move_the_others(how: str) -> None:
     assert not found[0].any()
     assert torch.equal(found[known], scale_features(torch.cat([weight[:1], weight[known]]), how)[1:])
     assert not torch.allclose(found, scale_features(weight, how), atol=1e-3)
+
+
+def test_few_items_of_one_kind_stay_near_one_another() -> None:
+    torch.manual_seed(0)
+    kind = torch.arange(30) % 3
+    weight = torch.cat([torch.zeros(1, 64), torch.randn(3, 64)[kind] + 0.5 * torch.randn(30, 64)])
+    unit = F.normalize(scale_features(weight, "whiten")[1:], dim=1)
+    cosine = unit @ unit.T
+    same, other = kind.unsqueeze(0) == kind.unsqueeze(1), ~torch.eye(30, dtype=torch.bool)
+    # whitened by their own covariance all 30 would be equally far apart, with cosines of -1/29
+    assert cosine[same & other].mean() > 0.2
+    assert cosine[~same].mean() < 0
+
+
+@pytest.mark.parametrize(("n", "share"), [(10, 0.75), (20, 0.5), (40, 0.0), (200, 0.0)])
+def test_the_fewer_items_the_more_their_covariance_is_shrunk(n: int, share: float) -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(n, 8) @ torch.randn(8, 8)
+    centred = (rows - rows.mean(dim=0)).double()
+    covariance = centred.T @ centred / n
+    shrunk = (1 - share) * covariance + (share + FLOOR) * covariance.trace() / 8 * torch.eye(8)
+    _, matrix = scaling(rows, "whiten")
+    torch.testing.assert_close(matrix @ shrunk @ matrix, torch.eye(8).double(), rtol=0.0, atol=1e-5)
 
 
 def test_features_that_do_not_vary_cannot_be_whitened() -> None:
