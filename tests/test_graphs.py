@@ -217,7 +217,7 @@ def test_fifty_steps_give_the_losses_of_the_plain_path(
             assert not said
     assert losses["graphs"] == pytest.approx(losses["plain"], rel=1e-6)  # summed in float32
     for one, other in [*zip(*averages, strict=True), *zip(*weights, strict=True)]:
-        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)  # Adam moves a weight by some .05 in 50 steps
 
 
 @pytest.mark.parametrize(

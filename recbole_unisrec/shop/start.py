@@ -37,8 +37,8 @@ def make_parser() -> argparse.ArgumentParser:
     learn = parser.add_argument_group("learning")
     learn.add_argument(
         "--encoder", nargs="+", default=["auto"], metavar="NAME",
-        help="of the product texts, one or two side by side: minilm, a hub name or a folder, and lsa (default: minilm lsa, "
-        "or lsa alone where minilm is not installed)",
+        help="of the product texts: minilm, a hub name or a folder, or lsa, or one of them and lsa side by side (default: minilm "
+        "if installed, else lsa)",
     )  # fmt: skip
     learn.add_argument("--recipe", default="ours", help="ours or paper (default: %(default)s)")
     learn.add_argument("--seed", type=int, help="random seed")

