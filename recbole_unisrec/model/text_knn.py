@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from recbole_unisrec.data.sequences import PackedBatch
 from recbole_unisrec.errors import UserError
 from recbole_unisrec.model.base import TableRecommender
+from recbole_unisrec.model.text_path import with_usual
 from recbole_unisrec.model.text_vectors import history_mean, last_mean, unit_features
 from recbole_unisrec.setting_table import NearestTextSettings, TextSettings
 
@@ -21,7 +22,8 @@ class TextKNN(TableRecommender):
     """Score q·x̂_i + β·log(1 + n_i) of each item that is not in the history; nothing is trained.
 
     x̂ are text vectors, scaled and of length one, q = Σ_a decay^a·x̂ / √Σ_a decay^(2a) over the items of the history,
-    the newest of age a = 0, and n_i is how often item i occurs in training.
+    the newest of age a = 0, and n_i is how often item i occurs in training; items held out by ``cold_items``, which nobody
+    could take there, have the median.
 
     Parameters
     ----------
@@ -47,7 +49,8 @@ class TextKNN(TableRecommender):
         self._cached: tuple[tuple[int, ...], Tensor] | None = None
         features = dataset.features
         unit = unit_features(features.weight, text.feature_scaling, dataset.known_features, features.widths)
-        popularity = torch.log1p(dataset.item_popularity().to(unit.dtype))
+        count = with_usual(dataset.item_popularity(), dataset.cold)
+        popularity = torch.log1p(count.to(unit.dtype))
         self.register_buffer(
             "table", torch.cat([unit, knn.popularity_weight * popularity.unsqueeze(1)], dim=1), persistent=False
         )

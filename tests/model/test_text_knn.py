@@ -147,3 +147,15 @@ def test_masked_histories_come_last(ring: Path, small: dict[str, Any], model: st
             assert rank <= 24 - seen[user]
         else:
             assert rank > 24 - seen[user]
+
+
+def test_an_item_held_out_counts_as_the_usual_one(ring: Path, small: dict[str, Any]) -> None:
+    config = build_config("TextKNN", "ring", [], settings(small, cold_items=0.2, popularity_weight=1.0))
+    train, _, _ = TextDataset(config).build()
+    count = train.item_popularity()
+    assert train.cold is not None
+    assert not count[train.cold].any()
+    found = TextKNN(config, train).table[:, -1]
+    usual = float(count[count > 0].median())
+    torch.testing.assert_close(found[train.cold], torch.full((int(train.cold.sum()),), usual).log1p())
+    torch.testing.assert_close(found[~train.cold], count[~train.cold].float().log1p())
