@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import quote
 
 
@@ -62,6 +62,16 @@ def markdown_table(block: Block) -> str:
 
     lines = ["| " + " | ".join(block.header) + " |", "|" + "---|" * len(block.header)]
     return "\n".join([*lines, *("| " + " | ".join(map(cell, row)) + " |" for row in block.rows)])
+
+
+def cut(block: Block, after: str) -> list[Block]:
+    """A table in two, for a page that is not wide enough: columns up to `after`, then the first one with the others."""
+    place = block.header.index(after) + 1
+    if place == len(block.header):
+        return [block]
+    first = replace(block, header=block.header[:place], rows=tuple(row[:place] for row in block.rows))
+    header = (block.header[0], *block.header[place:])
+    return [first, replace(block, header=header, rows=tuple((row[0], *row[place:]) for row in block.rows))]
 
 
 def p_value(p: float) -> str:

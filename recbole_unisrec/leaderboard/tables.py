@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dataset_tools.common import UserError, run_cli
 from recbole_unisrec.leaderboard.archive import ENDING, StoredRun, write_archive
-from recbole_unisrec.leaderboard.blocks import Block, Cell, markdown_table, p_value
+from recbole_unisrec.leaderboard.blocks import Block, Cell, cut, markdown_table, p_value
 from recbole_unisrec.leaderboard.live import spread
 from recbole_unisrec.leaderboard.stats import compare
 from recbole_unisrec.leaderboard.stored import StoredBoard, is_stored, read_boards, read_runs
@@ -133,7 +133,7 @@ class Selection:
         return read_boards(self.paths)
 
     def table(self) -> str:
-        """The Markdown table: of one dataset its metrics, of several one metric.
+        """The Markdown table: of one dataset its metrics, of several one metric; what stands against several rows, below.
 
         Raises
         ------
@@ -146,7 +146,8 @@ class Selection:
         metric = self.metric or found.metrics[0]
         if metric not in found.metrics:
             raise UserError(f"no runs have the metric {metric}; take one of {', '.join(found.metrics).upper()}")
-        return markdown_table(found.figures(metric))
+        figures = found.figures(metric)
+        return "\n\n".join(map(markdown_table, cut(figures, "mean rank") if len(found.against) > 1 else [figures]))
 
     def summary(self, command: str) -> Summary:
         """The summary of all datasets."""

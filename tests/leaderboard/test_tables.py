@@ -245,6 +245,15 @@ def test_words_of_the_command_are_folders_first_then_rows(three: Path, capsys: p
     lines = capsys.readouterr().out.strip().splitlines()
     assert lines[0].startswith("| row | A | B | mean rank |")
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| Pop", "| text-kNN"]
+    # against several rows it would be too wide for a page
+    assert run_cli(tables.main, [str(three / "A"), str(three / "B"), "--against", "Pop", "text-kNN"]) == 0
+    first, second = capsys.readouterr().out.strip().split("\n\n")
+    assert first.splitlines()[0] == "| row | A | B | mean rank |"
+    assert second.splitlines()[0] == (
+        "| row | gain over Pop | wins/ties/losses | gain over text-kNN | wins/ties/losses |"
+    )
+    named = [[line.split(" | ")[0] for line in part.splitlines()[2:]] for part in (first, second)]
+    assert named[0] == named[1] != []
     (three / "D/runs").mkdir(parents=True)  # of a leaderboard that has just begun
     assert run_cli(tables.main, [str(three / "D"), str(three / "A"), str(three / "B"), "Pop"]) == 0
     said = capsys.readouterr()
