@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from recbole_unisrec.data import features  # noqa: E402
+from recbole_unisrec.metrics import rank_metrics  # noqa: E402
 from recbole_unisrec.model.losses import ranks_of_scores  # noqa: E402
 from recbole_unisrec.model.text_path import DECAY  # noqa: E402
 from recbole_unisrec.model.text_vectors import last_mean, unit_features  # noqa: E402
@@ -64,7 +65,7 @@ def small(data: Any, n: int, seed: int) -> tuple[Tensor, list[list[int]]]:
 
 def ndcg(unit: Tensor, histories: list[list[int]]) -> float:
     """NDCG@10 of nearest texts; items of the history are masked."""
-    gains = []
+    ranks = []
     weight = DECAY ** torch.arange(WINDOW)
     for start in range(0, len(histories), 1000):
         block = histories[start : start + 1000]
@@ -73,9 +74,8 @@ def ndcg(unit: Tensor, histories: list[list[int]]) -> float:
         taken = torch.stack(rows)  # (B, WINDOW), right-padded
         scores = last_mean(unit[taken], length, weight) @ unit.T
         scores.scatter_(1, taken, -torch.inf)
-        rank = ranks_of_scores(scores, torch.tensor([history[-1] for history in block])).float()
-        gains.append(torch.where(rank <= 10, 1 / torch.log2(rank + 1), 0.0))
-    return float(torch.cat(gains).mean())
+        ranks.append(ranks_of_scores(scores, torch.tensor([history[-1] for history in block])))
+    return dict(rank_metrics(torch.cat(ranks), ["ndcg"], [10]))["ndcg@10"]
 
 
 def main() -> None:

@@ -47,9 +47,8 @@ METRICS = (
     "AveragePopularity", "ShannonEntropy", "GiniIndex", "TailPercentage",
 )  # fmt: skip
 AT_NO_K = ("gauc", "auc", "logloss", "mae", "rmse")  # metrics without a cut-off
-MANY_ITEMS = (
-    200_000  # from so many on items go by in blocks, and ``auto`` chooses ID embeddings by rows, features in files
-)
+# from so many on items go by in blocks, and ``auto`` chooses ID embeddings by rows and features in their file
+MANY_ITEMS = 200_000
 NO_SPLIT = "{split: {LS: valid_and_test}, order: TO, group_by: user, mode: full}"
 
 

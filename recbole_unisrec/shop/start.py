@@ -79,6 +79,8 @@ def _open_state(args: argparse.Namespace) -> Any:
     from recbole_unisrec.shop.state import State, fingerprint
 
     options = {name: getattr(args, name) for name in (*READING, *LEARNING)}
+    if len(args.encoder) == 1:
+        options["encoder"] = args.encoder[0]  # as versions before several wrote it, so that their folders are known
     files = [*args.orders, *([args.products] if args.products else [])]
     mark = fingerprint(files, options)
     state = State.load(args.folder) if not args.restart else None
@@ -118,6 +120,7 @@ def _work(args: argparse.Namespace) -> None:
         choose_encoders,
         encode,
         learn_all,
+        listed,
         recommender,
         rounds_again,
         train,
@@ -150,9 +153,9 @@ def _work(args: argparse.Namespace) -> None:
     sequences = read_sequences(folder / "dataset" / NAME, NAME)
     k = list_length(last["items"])
 
-    suffixes = state.done("encode")
+    suffixes = listed(state.done("encode") or [])
     encoders = choose_encoders(args.encoder)
-    if suffixes is None:
+    if not suffixes:
         with progress.step(f"turning the product texts into numbers ({' and '.join(encoders)})"):
             suffixes = state.finish("encode", encode(folder, encoders, bars))
     else:

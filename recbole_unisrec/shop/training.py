@@ -76,7 +76,7 @@ def encode(folder: Path, encoders: Sequence[str], progress: bool) -> list[str]:
     return [file.suffix.removeprefix(".") for file in files]
 
 
-def encoders_of(folder: Path, names: Sequence[str], made: str | Sequence[str]) -> list[str]:
+def encoders_of(folder: Path, names: str | Sequence[str], made: str | Sequence[str]) -> list[str]:
     """The encoders of the first run; word statistics as they were fitted then, so that vectors mean the same.
 
     Parameters
@@ -86,14 +86,17 @@ def encoders_of(folder: Path, names: Sequence[str], made: str | Sequence[str]) -
     names
         What ``--encoder`` said then.
     made
-        Suffixes of the feature files; a text of one, from a version before several.
+        Suffixes of the feature files.
     """
-    models = [name for name in choose_encoders(names) if not _by_words(name)]
-    found: list[str] = []
-    for suffix in [made] if isinstance(made, str) else made:
-        fitted = folder / "dataset" / NAME / f"{NAME}.{suffix}.npz"
-        found.append(str(fitted) if fitted.is_file() else models[0])
-    return found
+    given = ["minilm"] if listed(names) == ["auto"] else listed(names)  # `auto` may mean another one by now
+    model = next((name for name in given if not _by_words(name)), given[0])
+    files = {suffix: folder / "dataset" / NAME / f"{NAME}.{suffix}.npz" for suffix in listed(made)}
+    return [str(fitted) if fitted.is_file() else model for fitted in files.values()]
+
+
+def listed(value: str | Sequence[str]) -> list[str]:
+    """One or several, as they stand in the state of a shop; a version before several wrote one as a text."""
+    return [value] if isinstance(value, str) else list(value)
 
 
 @dataclass(frozen=True)

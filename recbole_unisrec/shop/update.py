@@ -121,7 +121,6 @@ def _work(args: argparse.Namespace, state: Any) -> None:
     start = last.get("final") or last["checkpoint"]
     with progress.step("turning the product texts into numbers"):
         names = state.values["options"]["encoder"]
-        names = [names] if isinstance(names, str) else names
         suffixes = encode(work, encoders_of(folder, names, state.done("encode")), bars)
     sequences = read_sequences(work / "dataset" / NAME, NAME)
     k, again = list_length(steps[-1]["items"]), buys_again(sequences)

@@ -212,6 +212,20 @@ def test_a_language_model_and_word_statistics_side_by_side(shop, capsys):
     assert set(rec.similar_items("TODAY", k=2).ids) == {"NEWER", "TWIN"}
 
 
+def test_a_folder_of_a_version_that_knew_one_encoder_is_known(shop, capsys):
+    assert run(capsys, start.start_command, *FILES, *QUICK)[0] == 0
+    values = state(shop)
+    assert values["options"]["encoder"] == "lsa"
+    values["steps"]["encode"] = "feat1LSA"
+    values["steps"].pop("train")  # it was killed before it had learned
+    (shop / "myshop" / "shop.json").write_text(json.dumps(values))
+    (shop / "myshop" / "report.html").unlink()
+    status, out, err = run(capsys, start.start_command, *FILES, *QUICK)
+    assert status == 0, err
+    assert "[2/7] turning the product texts into numbers: done before, kept" in err
+    assert "the report:" in out
+
+
 def test_one_language_model_at_a_time(shop, capsys):
     status, _, err = run(capsys, start.start_command, *FILES, "--no_serve", "--encoder", "minilm", "elsewhere")
     assert status == 1
@@ -224,12 +238,13 @@ def test_one_language_model_at_a_time(shop, capsys):
         (["minilm", "lsa"], ["feat1CLS", "feat1LSA"], ["minilm", "feat1LSA"]),
         (["auto"], ["feat1CLS"], ["minilm"]),
         (["auto"], "feat1CLS", ["minilm"]),  # of a version that knew one encoder
-        (["auto"], "feat1LSA", ["feat1LSA"]),
+        ("auto", "feat1LSA", ["feat1LSA"]),
+        (["lsa"], ["feat1Other"], ["lsa"]),  # whose fitted encoder is gone
         (["lsa", "some/model"], ["feat1LSA", "feat1CLS"], ["feat1LSA", "some/model"]),
     ],
 )
 def test_an_update_encodes_as_the_first_run_did(tmp_path, monkeypatch, names, made, expected):
-    monkeypatch.setattr(training.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(training.importlib.util, "find_spec", lambda name: None)  # minilm was installed then
     (tmp_path / "dataset" / "shop").mkdir(parents=True)
     (tmp_path / "dataset" / "shop" / "shop.feat1LSA.npz").touch()
     folder = tmp_path / "dataset" / "shop"
